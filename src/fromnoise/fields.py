@@ -1,0 +1,180 @@
+"""Fields: what a sampler needs to know about a path, as velocity, score, denoiser or noise.
+
+A field is the one thing a sampler sees. It may be exact (a law with a closed form) or learned
+(a network); a sampler cannot tell, and never needs to.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fromnoise._shapes import as_time, check_same_shape, expand
+from fromnoise.distributions import PathLaw
+from fromnoise.paths import GaussianPath, change_of_schedule, require_finite
+from fromnoise.predictions import Kind, convert
+from fromnoise.schedules import Schedule
+
+
+class Field(ABC):
+    """Denoiser, noise prediction, score and velocity of one Gaussian path.
+
+    All four take ``x: (batch, *event)`` and a time in [0, 1] (a number or ``(batch,)``), and return
+    ``(batch, *event)``. A subclass gives `denoise` and `noise`; the affine facts give the rest
+    (`prp-affine-facts`).
+    """
+
+    @property
+    @abstractmethod
+    def schedule(self) -> Schedule:
+        """alpha and sigma of the path."""
+
+    @abstractmethod
+    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """D_t(x) = E[X_1 | X_t = x]."""
+
+    @abstractmethod
+    def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[eps | X_t = x]."""
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """s_t(x) = -noise / sigma.
+
+        Raises:
+            ValueError: sigma_t = 0 at one of the times.
+        """
+        return convert(
+            self.noise(x, t), x, t, source="noise", target="score", schedule=self.schedule
+        )
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """u_t(x) = alpha' D + sigma' noise.
+
+        Raises:
+            ValueError: sigma' is infinite at one of the times.
+        """
+        time = as_time(t, x)
+        d_sigma = require_finite(self.schedule.d_sigma(time), time, "sigma'", self.schedule)
+        return self.schedule.d_alpha(time) * self.denoise(x, t) + d_sigma * self.noise(x, t)
+
+
+@dataclass(frozen=True, eq=False)
+class ExactField(Field):
+    """The exact field of a law along a path, in closed form: the laboratory's ground truth.
+
+    Args:
+        law: a mixture of Gaussians or an empirical law.
+        path: the Gaussian path.
+    """
+
+    law: PathLaw
+    path: GaussianPath
+
+    @property
+    def schedule(self) -> Schedule:
+        """alpha and sigma of the path."""
+        return self.path.schedule
+
+    def _scales(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        # The laws take one alpha per sample, so the expanded time is flattened to () or (batch,).
+        time = as_time(t, x)
+        time = time if time.ndim == 0 else time.flatten()
+        return self.schedule.alpha(time), self.schedule.sigma(time)
+
+    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[X_1 | X_t = x]."""
+        return self.law.denoise(x, *self._scales(x, t))
+
+    def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[eps | X_t = x]."""
+        return self.law.predict_noise(x, *self._scales(x, t))
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """grad log p_t(x), from the law itself, so that a smooth law has one at t = 1 too."""
+        return self.law.marginal_score(x, *self._scales(x, t))
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkField(Field):
+    """A network seen as a field.
+
+    Args:
+        net: maps ``x: (batch, *event)`` and ``t: (batch,)`` to ``(batch, *event)``.
+        path: the Gaussian path it was trained on.
+        prediction: what its output means.
+    """
+
+    net: Callable[[Tensor, Tensor], Tensor]
+    path: GaussianPath
+    prediction: Kind = "velocity"
+
+    @property
+    def schedule(self) -> Schedule:
+        """alpha and sigma of the path."""
+        return self.path.schedule
+
+    def _as(self, target: Kind, x: Tensor, t: float | Tensor) -> Tensor:
+        time = as_time(t, x)
+        output = self.net(x, time.flatten().expand(x.shape[0]))
+        check_same_shape(output, x, "the network's output", "x")
+        return convert(output, x, t, source=self.prediction, target=target, schedule=self.schedule)
+
+    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[X_1 | X_t = x], as far as the network has learned it."""
+        return self._as("data", x, t)
+
+    def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[eps | X_t = x], as far as the network has learned it."""
+        return self._as("noise", x, t)
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The score, converted from the output in one step."""
+        return self._as("score", x, t)
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The velocity, converted from the output in one step."""
+        return self._as("velocity", x, t)
+
+
+@dataclass(frozen=True, eq=False)
+class TransformedField(Field):
+    """One field seen along another schedule (`thm-reparameterization`).
+
+    If the target's X_t is c times the source's X_r in law, then D'_t(x) = D_r(x / c) and
+    eps'_t(x) = eps_r(x / c): a network trained on one Gaussian path serves them all.
+
+    Args:
+        field: the field that is known.
+        target: the schedule to see it along.
+    """
+
+    field: Field
+    target: Schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        """The target schedule."""
+        return self.target
+
+    def _in_source(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        time = as_time(t, x)
+        r, scale = change_of_schedule(time, self.field.schedule, self.target)
+        return x / scale, (r if r.ndim == 0 else r.flatten()), scale
+
+    def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """D_r(x / c)."""
+        y, r, _ = self._in_source(x, t)
+        return self.field.denoise(y, r)
+
+    def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """eps_r(x / c)."""
+        y, r, _ = self._in_source(x, t)
+        return self.field.noise(y, r)
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """s_r(x / c) / c, since the density of c X_r at x is p_r(x / c) / c^d."""
+        y, r, scale = self._in_source(x, t)
+        return self.field.score(y, r) / expand(scale.flatten() if scale.ndim else scale, x, "c")

@@ -1,0 +1,6 @@
+"""Networks f(x, t): they take a batch and its times and return the shape of the batch."""
+
+from fromnoise.networks.mlp import MLP
+from fromnoise.networks.unet import UNet
+
+__all__ = ["MLP", "UNet"]

@@ -1,0 +1,95 @@
+"""What a network can predict, and the affine maps between the predictions.
+
+Along a Gaussian path the conditional means of data and noise given x satisfy
+``x = alpha D + sigma eps`` (`eq-affine-facts`). Each prediction is ``a D + b eps`` with its own
+pair (a, b), so two of these linear equations determine D and eps, and with them every other
+prediction (`prp-affine-facts`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fromnoise._shapes import as_time, check_same_shape
+from fromnoise.schedules import Schedule
+
+Kind = Literal["data", "noise", "score", "velocity", "v"]
+"""data: D; noise: eps; score: -eps / sigma; velocity: alpha' D + sigma' eps; v: alpha eps - sigma D."""
+
+
+def coefficients(kind: Kind, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """The pair (a, b) with ``prediction = a D + b eps``, each of the shape of `t`.
+
+    The score is the one kind whose pair is singular, (0, -1/sigma) at sigma = 0.
+
+    Raises:
+        ValueError: `kind` is none of those in `Kind`.
+    """
+    one, zero = torch.ones_like(t), torch.zeros_like(t)
+    if kind == "data":
+        return one, zero
+    if kind == "noise":
+        return zero, one
+    if kind == "score":
+        return zero, -1.0 / schedule.sigma(t)
+    if kind == "velocity":
+        return schedule.d_alpha(t), schedule.d_sigma(t)
+    if kind == "v":
+        return -schedule.sigma(t), schedule.alpha(t)
+    raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}.")
+
+
+def convert(
+    prediction: Tensor,
+    x: Tensor,
+    t: float | Tensor,
+    *,
+    source: Kind,
+    target: Kind,
+    schedule: Schedule,
+) -> Tensor:
+    """Turn one prediction into another at the same point and time.
+
+    Solving ``x = alpha D + sigma eps`` and ``prediction = a D + b eps`` for D and eps and inserting
+    them into ``c D + d eps`` gives (`prp-affine-facts`)
+
+        ((c sigma - d alpha) prediction + (a d - b c) x) / (a sigma - b alpha).
+
+    Args:
+        prediction: ``(batch, *event)``, of kind `source`.
+        x: ``(batch, *event)``, the point X_t = x.
+        t: a number or ``(batch,)``, in [0, 1].
+        source: what the prediction is.
+        target: what it shall become.
+        schedule: the Gaussian path's schedule.
+
+    Returns:
+        ``(batch, *event)``.
+
+    Raises:
+        ValueError: shapes differ, t lies outside [0, 1], a kind is unknown, or the conversion is
+            singular at one of the times (data from noise where alpha = 0, noise from data where
+            sigma = 0, the score where sigma = 0, the velocity where its schedule has a vertical
+            tangent).
+    """
+    check_same_shape(prediction, x, "prediction", "x")
+    t = as_time(t, x)
+    a, b = coefficients(source, t, schedule)
+    c, d = coefficients(target, t, schedule)
+    if source == target:
+        return prediction
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    determinant = a * sigma - b * alpha
+    keep = (c * sigma - d * alpha) / determinant
+    add = (a * d - b * c) / determinant
+    singular = ~(torch.isfinite(keep) & torch.isfinite(add))
+    if bool(singular.any()):
+        raise ValueError(
+            f"t: the conversion from {source} to {target} under {schedule.name} is singular at "
+            f"t = {t[singular].flatten()[0].item():.6g}: keep the times away from that end point, "
+            "or predict another quantity there."
+        )
+    return keep * prediction + add * x
