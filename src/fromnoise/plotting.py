@@ -136,9 +136,7 @@ class Picture:
     def _repr_html_(self) -> str:
         return self.markup
 
-    def _repr_mimebundle_(
-        self, include: object = None, exclude: object = None
-    ) -> dict[str, str]:
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {"text/html": self.markup, "text/plain": str(self)}
 
     def __repr__(self) -> str:
@@ -249,7 +247,8 @@ def paths(
     **kw: Any,
 ) -> LineCollection:
     """Draw `trajectory: (times, batch, 2)`, as solvers return it, one line per member of the
-    batch."""
+    batch.
+    """
     trajectory = _array(trajectory)
     if trajectory.ndim != 3 or trajectory.shape[2] != 2:
         raise ValueError(
@@ -442,7 +441,7 @@ def frames(
         width = f"max-width:{max(sheet.shape[1] for sheet in sheets) * scale:.0f}px"
     slides = "".join(
         f'<div data-frame data-label="{html.escape(label, quote=True)}"'
-        f'{"" if i == start else " hidden"}>{body}</div>'
+        f"{'' if i == start else ' hidden'}>{body}</div>"
         for i, (body, label) in enumerate(zip(bodies, labels, strict=True))
     )
     label = html.escape(alt, quote=True)
@@ -648,9 +647,7 @@ def _share(
         text = ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
         text = re.sub(
             r'(\bid="|url\(#|href="#)([^")]+)',
-            lambda m, i=i, own=own: (
-                f"{m[1]}{unique}-{f'{i}-' if m[2] in own else ''}{m[2]}"
-            ),
+            lambda m, i=i, own=own: f"{m[1]}{unique}-{f'{i}-' if m[2] in own else ''}{m[2]}",
             text,
         )
         bodies.append(_sized(text, css_width, "100%"))
