@@ -91,14 +91,16 @@ class GaussianMixture:
                 "they must be (k,), (k, d), (k, d, d)."
             )
         if not bool((self.weights >= 0).all()) or not float(self.weights.sum()) > 0:
-            raise ValueError(f"weights must be nonnegative with a positive sum, not {self.weights}.")
+            raise ValueError(
+                f"weights must be nonnegative with a positive sum, not {self.weights.tolist()}."
+            )
         if not torch.allclose(self.covs, self.covs.mT):
             raise ValueError("covs must be symmetric: symmetrize with 0.5 * (covs + covs.mT).")
         variances, axes = torch.linalg.eigh(self.covs)
         if not bool((variances > 0).all()):
             raise ValueError(
-                f"covs must be positive definite, but an eigenvalue is {variances.min().item():.3g}: "
-                "add a small multiple of the identity."
+                "covs must be positive definite, but an eigenvalue is "
+                f"{variances.min().item():.3g}: add a small multiple of the identity."
             )
         object.__setattr__(self, "weights", self.weights / self.weights.sum())
         object.__setattr__(self, "_variances", variances)
@@ -138,7 +140,7 @@ class GaussianMixture:
         spread = self._axes[k] * self._variances[k].sqrt()[:, None, :]
         return self.means[k] + torch.einsum("nij,nj->ni", spread, z)
 
-    # -- the law itself: alpha = 1, sigma = 0 ------------------------------------------------
+    # -- the law itself: alpha = 1, sigma = 0 ----------------------------------------------------
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density at x, ``(n, d) -> (n,)``."""
@@ -148,7 +150,7 @@ class GaussianMixture:
         """Gradient of the log-density at x, ``(n, d) -> (n, d)``."""
         return self.marginal_score(x, 1.0, 0.0)
 
-    # -- the law of alpha X_1 + sigma eps ------------------------------------------------------
+    # -- the law of alpha X_1 + sigma eps --------------------------------------------------------
 
     def marginal(self, alpha: float | Tensor, sigma: float | Tensor) -> GaussianMixture:
         """The law of alpha X_1 + sigma eps for numbers alpha, sigma (`prp-mixture-marginal`)."""
@@ -257,9 +259,7 @@ class Empirical:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n data with replacement, ``(n, *event)``."""
-        index = torch.randint(
-            len(self.data), (n,), generator=generator, device=self.data.device
-        )
+        index = torch.randint(len(self.data), (n,), generator=generator, device=self.data.device)
         return self.data[index]
 
     def _log_joint(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:

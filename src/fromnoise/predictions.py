@@ -17,7 +17,8 @@ from fromnoise._shapes import as_time, check_same_shape
 from fromnoise.schedules import Schedule
 
 Kind = Literal["data", "noise", "score", "velocity", "v"]
-"""data: D; noise: eps; score: -eps / sigma; velocity: alpha' D + sigma' eps; v: alpha eps - sigma D."""
+"""data: D; noise: eps; score: -eps / sigma; velocity: alpha' D + sigma' eps;
+v: alpha eps - sigma D."""
 
 
 def coefficients(kind: Kind, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
