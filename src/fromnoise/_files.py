@@ -1,0 +1,53 @@
+"""Files written whole or not at all, and hashes of what was read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sha256(content: bytes) -> str:
+    """The SHA-256 of ``content``, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that becomes ``path`` if the block succeeds.
+
+    The rename is atomic, so that a reader, or a crash, sees the old file or the new one, never a
+    part. If the block raises, the temporary file is removed and ``path`` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; a file in a shared folder gets the usual permissions.
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ``FROMNOISE_CACHE``, else the platform's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("FROMNOISE_CACHE") or pooch.os_cache("fromnoise"))

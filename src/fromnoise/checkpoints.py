@@ -1,0 +1,276 @@
+"""Trained weights: files that describe themselves, a registry of their hashes, and ``load``.
+
+A weights file is a safetensors file, never a pickle. Its header carries the record of how it was
+made (recipe, settings, seed, device, wall time, loss curve, versions) and what is needed to build
+the network again, so that a file can be loaded without knowing its recipe.
+
+The book's own weights are in ``book/_static/checkpoints/``, and their SHA-256 in the registry
+``checkpoints.json`` of this package. :func:`load` finds them in a checkout of the book, else in
+the cache, else on the book's site, and never uses a file whose hash is not the registered one.
+
+To land weights, a maintainer trains with the landed code and publishes the result::
+
+    fromnoise train digits-flow --budget cpu --out digits-flow.safetensors
+    fromnoise publish digits-flow.safetensors
+
+which copies the file to ``book/_static/checkpoints/``, writes its record beside it as readable
+JSON, and enters its hash into the registry. Commit the three together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fromnoise import networks, schedules, solvers
+from fromnoise._files import cache_dir, replacing, sha256, write_bytes
+from fromnoise.fields import NetworkField
+from fromnoise.paths import GaussianPath
+from fromnoise.processes import probability_flow
+from fromnoise.training import CheckpointError, read_tensors
+
+FORMAT = "fromnoise-weights-1"
+FOLDER = "_static/checkpoints"  # on the site; in the checkout it is under book/
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained network, ready for sampling.
+
+    Attributes:
+        net: the network, in evaluation mode.
+        field: the same as a field: velocity, score, denoiser and noise prediction.
+        event: shape of one sample, such as ``(1, 28, 28)``.
+        record: how it was made.
+    """
+
+    net: nn.Module
+    field: NetworkField
+    event: tuple[int, ...]
+    record: dict[str, Any]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        steps: int = 50,
+        method: solvers.ODEStep = solvers.heun,
+        generator: torch.Generator | None = None,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """Draw ``n`` samples ``(n, *event)``: noise, carried along the flow (`alg-flow-sampling`).
+
+        Args:
+            n: number of samples.
+            steps: equal steps from t = 0 to t = 1.
+            method: a one-step method of :mod:`fromnoise.solvers`.
+            generator: source of the noise, on the CPU; the global one unless given.
+            batch_size: how many samples are carried at once. It bounds the memory and does not
+                change the noise.
+        """
+        weight = next(self.net.parameters())
+        noise = torch.randn((n, *self.event), generator=generator, dtype=weight.dtype)
+        times = torch.linspace(0.0, 1.0, steps + 1, device=weight.device)
+        flow = probability_flow(self.field)
+        parts = noise.to(weight.device).split(batch_size)
+        return torch.cat([solvers.solve_ode(flow, x, times, method=method) for x in parts])
+
+
+def load(name: str | Path, device: str | torch.device = "cpu") -> Pretrained:
+    """Load trained weights by registered name (``"digits-flow"``) or from a file.
+
+    What ends in ``.safetensors`` is taken for a path; that file need not be registered.
+
+    Raises:
+        CheckpointError: if the name is unknown, the file missing, damaged or of another format, or
+            the network needed to fetch it unreachable.
+    """
+    path = Path(name) if str(name).endswith(".safetensors") else find(str(name))
+    return read(path, device)
+
+
+def registry() -> dict[str, dict[str, Any]]:
+    """The registered weights: name to ``{"file", "sha256", "bytes"}``."""
+    return json.loads(resources.files("fromnoise").joinpath("checkpoints.json").read_text("utf-8"))
+
+
+def find(name: str) -> Path:
+    """The path of registered weights, verified: in the checkout, in the cache, or downloaded.
+
+    Raises:
+        CheckpointError: if the name is unknown, the checkout's file is not the registered one, or
+            it can be found nowhere.
+    """
+    known = registry()
+    if name not in known:
+        raise CheckpointError(f"no checkpoint is called {name!r}: there are {', '.join(known)}")
+    entry = known[name]
+    if (folder := checkout_folder()) is not None and (folder / entry["file"]).is_file():
+        path = folder / entry["file"]
+        verify(path, entry["sha256"], "restore it from version control, or publish it anew")
+        return path
+    return _download(name, entry)
+
+
+def verify(path: Path, expected: str, remedy: str) -> None:
+    """Raise a ``CheckpointError`` unless the file has the SHA-256 ``expected``."""
+    found = sha256(path.read_bytes())
+    if found != expected:
+        raise CheckpointError(
+            f"{path} is not the registered file: SHA-256 {found}, expected {expected}; {remedy}"
+        )
+
+
+def checkout_folder() -> Path | None:
+    """``book/_static/checkpoints`` if the package runs from a checkout of the book, else None."""
+    root = Path(__file__).resolve().parents[2]
+    is_checkout = (root / "_config.yml").is_file() and (root / "src" / "fromnoise").is_dir()
+    return root / "book" / FOLDER if is_checkout else None
+
+
+def site() -> str:
+    """The address of the book: ``FROMNOISE_SITE``, else the one shipped with the package."""
+    text = resources.files("fromnoise").joinpath("_site.json").read_text("utf-8")
+    return (os.environ.get("FROMNOISE_SITE") or json.loads(text)["site"]).rstrip("/") + "/"
+
+
+def _download(name: str, entry: Mapping[str, Any]) -> Path:
+    import pooch
+    import requests
+
+    address = f"{site()}{FOLDER}/{entry['file']}"
+    remedy = "connect to the network, set FROMNOISE_SITE to a copy of the book, or train it: "
+    remedy += f"fromnoise train {name}"
+    try:
+        # pooch uses the cached file if its hash is right, fetches it anew if not, and moves a
+        # download into place only after checking it.
+        path = pooch.retrieve(
+            address,
+            known_hash=f"sha256:{entry['sha256']}",
+            fname=entry["file"],
+            path=cache_dir() / "checkpoints",
+            downloader=pooch.HTTPDownloader(timeout=(4, 20), progressbar=True),
+        )
+    except (requests.RequestException, OSError) as error:
+        raise CheckpointError(
+            f"{name} is not on this machine and {address} could not be fetched "
+            f"({type(error).__name__}): {remedy}"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{address} is not the registered file ({error}): {remedy}"
+        ) from error
+    return Path(path)
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def save(path: str | Path, net: nn.Module, record: Mapping[str, Any]) -> None:
+    """Write the weights of ``net`` and the record into one file, atomically.
+
+    The record must say how to build the network again: entries ``network`` (name and options),
+    ``schedule``, ``prediction`` and ``event``, as the recipes write them.
+    """
+    record = json.loads(json.dumps(record))
+    build_network(record["network"]).load_state_dict(net.state_dict())  # raises if it does not fit
+    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    header = {"format": FORMAT, "record": json.dumps(record, sort_keys=True)}
+    with replacing(path) as part:
+        save_file(tensors, part, metadata=header)
+
+
+def read(path: str | Path, device: str | torch.device = "cpu") -> Pretrained:
+    """Read a file written by :func:`save`.
+
+    Raises:
+        CheckpointError: if it is missing, cut short, of another format, or does not fit the
+            network that its record describes.
+    """
+    tensors, record = _contents(path)
+    try:
+        net = build_network(record["network"])
+        net.load_state_dict(tensors)
+        path_of = GaussianPath(build_schedule(record["schedule"]))
+        prediction, event = record["prediction"], tuple(record["event"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not fit the network that its record describes ({error}): it was written "
+            "by another version of the package; fetch or train it anew"
+        ) from error
+    net = net.to(device).eval()
+    return Pretrained(net, NetworkField(net, path_of, prediction), event, record)
+
+
+def _contents(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, header = read_tensors(path)
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} holds no weights of this package (format {header.get('format')!r}, expected "
+            f"{FORMAT!r}): give a file that `fromnoise train` wrote"
+        )
+    return tensors, json.loads(header["record"])
+
+
+def build_network(spec: Mapping[str, Any]) -> nn.Module:
+    """The network of a description ``{"name": "UNet", "options": {...}}``, with new weights."""
+    if spec["name"] not in networks.__all__:
+        raise ValueError(f"no network is called {spec['name']!r}: there are {networks.__all__}")
+    return getattr(networks, spec["name"])(**spec["options"])
+
+
+def describe_schedule(schedule: schedules.Schedule) -> dict[str, Any]:
+    """A schedule as JSON: its class and its numbers."""
+    return {"name": type(schedule).__name__, "options": asdict(schedule)}
+
+
+def build_schedule(spec: Mapping[str, Any]) -> schedules.Schedule:
+    """The schedule of a description written by :func:`describe_schedule`."""
+    found = getattr(schedules, spec["name"], None)
+    if not (isinstance(found, type) and issubclass(found, schedules.Schedule)):
+        raise ValueError(f"no schedule is called {spec['name']!r}")
+    return found(**spec["options"])
+
+
+def publish(path: str | Path, folder: str | Path | None = None) -> Path:
+    """Land a weights file in the book: copy it, write its record, register its hash.
+
+    The name is the recipe's, from the record. ``folder`` is the checkout's unless given.
+
+    Raises:
+        CheckpointError: if the file is no weights file, was made by no recipe, or the package does
+            not run from a checkout.
+    """
+    record = read(path).record
+    name = str(record.get("recipe"))
+    if not re.fullmatch(r"[a-z0-9-]+", name) or name == "None":
+        raise CheckpointError(f"{path} was made by no recipe: train it with `fromnoise train`")
+    target = checkout_folder() if folder is None else Path(folder)
+    if target is None:
+        raise CheckpointError("the package runs from no checkout of the book: nowhere to publish")
+    content = Path(path).read_bytes()
+    landed = target / f"{name}.safetensors"
+    write_bytes(landed, content)
+    write_bytes(landed.with_suffix(".json"), record_text(record).encode())
+    known = registry()
+    known[name] = {"file": landed.name, "sha256": sha256(content), "bytes": len(content)}
+    text = json.dumps(dict(sorted(known.items())), indent=2) + "\n"
+    write_bytes(Path(str(resources.files("fromnoise").joinpath("checkpoints.json"))), text.encode())
+    return landed
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """A record as readable JSON: one entry a line, lists of numbers on one line."""
+    text = json.dumps(record, indent=2, sort_keys=True)
+    return re.sub(r"\[[^\[\]{}\"]*\]", lambda m: re.sub(r"\s+", " ", m.group()), text) + "\n"

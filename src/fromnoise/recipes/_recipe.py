@@ -1,0 +1,107 @@
+"""What a recipe is: a named, frozen configuration, small enough to read at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fromnoise import checkpoints, training
+from fromnoise.distributions import Law
+from fromnoise.paths import GaussianPath
+from fromnoise.predictions import Kind
+from fromnoise.schedules import Schedule
+from fromnoise.targets import ConditionalFlowMatching, Target
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a trained model.
+
+    Attributes:
+        name: what ``fromnoise train`` calls it.
+        summary: one line on what it makes.
+        data: returns the data, a tensor or a law, and a line on where they came from.
+        event: shape of one sample.
+        network: class of the network, in :mod:`fromnoise.networks`.
+        options: its options.
+        schedule: schedule of the Gaussian path.
+        budgets: optimizer settings for each kind of machine, ``"cpu"`` and ``"gpu"``.
+        target: makes the training target from the path.
+        prediction: what the network predicts under that target.
+    """
+
+    name: str
+    summary: str
+    data: Callable[[], tuple[Tensor | Law, str]]
+    event: tuple[int, ...]
+    network: str
+    options: Mapping[str, Any]
+    schedule: Schedule
+    budgets: Mapping[str, Mapping[str, Any]]
+    target: Callable[[GaussianPath], Target] = ConditionalFlowMatching
+    prediction: Kind = "velocity"
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The untrained network, initialized from ``seed`` (the global generator is untouched)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return checkpoints.build_network(self._network)
+
+    def train(
+        self,
+        budget: str = "cpu",
+        *,
+        out: str | Path | None = None,
+        seed: int = 0,
+        resume: bool = False,
+        progress: bool = True,
+        **changes: Any,
+    ) -> training.Trained:
+        """Train the recipe, and write the weights to ``out`` if it is given.
+
+        With ``out``, a checkpoint is kept in the folder ``out + ".training"`` while training runs;
+        ``resume=True`` continues from it. ``changes`` replace settings of the budget, such as
+        ``steps=100``; the record tells them apart.
+
+        Raises:
+            ValueError: if the budget is unknown.
+            CheckpointError: see :func:`fromnoise.training.train`.
+        """
+        if budget not in self.budgets:
+            raise ValueError(f"budget is {budget!r}: {self.name} has {', '.join(self.budgets)}")
+        settings = {**self.budgets[budget], **changes, "seed": seed}
+        data, source = self.data()
+        folder = None if out is None else Path(f"{out}.training")
+        trained = training.train(
+            self.build(seed),
+            self.target(GaussianPath(self.schedule)),
+            data,
+            **settings,
+            resume=resume,
+            progress=progress,
+            checkpoint_dir=folder,
+        )
+        record = {
+            **trained.record,
+            "recipe": self.name,
+            "budget": budget,
+            "data_source": source,
+            "network": self._network,
+            "schedule": checkpoints.describe_schedule(self.schedule),
+            "prediction": self.prediction,
+            "event": list(self.event),
+        }
+        if out is not None:
+            checkpoints.save(out, trained.net, record)
+            (folder / training.CHECKPOINT).unlink()  # the weights are written: it has served
+            folder.rmdir()
+        return training.Trained(trained.net, trained.losses, record)
+
+    @property
+    def _network(self) -> dict[str, Any]:
+        return {"name": self.network, "options": dict(self.options)}

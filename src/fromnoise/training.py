@@ -1,0 +1,483 @@
+"""One training loop for every target and every network of the book.
+
+The loop runs on 🤗 Accelerate (the same code on a CPU, a GPU or Apple's MPS), keeps an exponential
+moving average of the weights, and writes checkpoints from which it continues *bit for bit*: a run
+that was stopped and resumed ends with the same weights as one that was not, because everything
+that a step depends on is either a function of the step's number (learning rate, order of the
+data, decay of the average) or in the checkpoint (weights, optimizer, random generators).
+
+A checkpoint is one safetensors file, never a pickle: tensors, plus a JSON header that names the
+configuration of the run and the SHA-256 of the tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import hashlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from fromnoise._files import replacing
+from fromnoise.distributions import Law
+from fromnoise.targets import Target
+
+FORMAT = "fromnoise-training-1"
+CHECKPOINT = "training.safetensors"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read, or is of another run."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was interrupted after a whole step; the message says where it was saved."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a training run. Together with the network, the target and the data they
+    determine it.
+
+    Attributes:
+        steps: number of optimizer steps.
+        batch_size: data in each step.
+        lr: the highest learning rate of AdamW.
+        warmup: steps over which the learning rate rises linearly to ``lr``.
+        decay: whether the learning rate then falls to 0 along a half cosine.
+        ema_decay: decay of the moving average of the weights, see :func:`ema_decay_at`.
+        betas: AdamW's decays of the first and second moment.
+        weight_decay: AdamW's weight decay.
+        clip: largest norm of the gradient (a longer one is shortened to it); None for no limit.
+        seed: seed of the data order, of the times and of the noise.
+    """
+
+    steps: int
+    batch_size: int = 256
+    lr: float = 1e-3
+    warmup: int = 0
+    decay: bool = True
+    ema_decay: float = 0.999
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(f"warmup is {self.warmup}: it must lie in [0, steps={self.steps}]")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}: it must be positive")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}: it must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training returns.
+
+    Attributes:
+        net: the network with the averaged weights, in evaluation mode.
+        losses: the loss of every step.
+        record: how it was made: settings, device, wall time, loss curve, versions.
+    """
+
+    net: nn.Module
+    losses: list[float]
+    record: dict[str, Any]
+
+
+def train(
+    net: nn.Module,
+    target: Target,
+    data: Tensor | Law,
+    *,
+    steps: int,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    warmup: int = 0,
+    decay: bool = True,
+    ema_decay: float = 0.999,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    clip: float | None = 1.0,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+) -> Trained:
+    """Train ``net`` in place and return its moving average (`alg-cfm-training`).
+
+    Args:
+        net: the network; called by the target as ``net(x, t)``.
+        target: draws times and noise and owns the loss.
+        data: a tensor ``(n, *event)``, gone through in a new random order every epoch, or a law
+            with ``sample``, drawn from anew at every step.
+        steps: number of steps; this and the next eight are described in :class:`Settings`.
+        batch_size: see :class:`Settings`.
+        lr: see :class:`Settings`.
+        warmup: see :class:`Settings`.
+        decay: see :class:`Settings`.
+        ema_decay: see :class:`Settings`.
+        betas: see :class:`Settings`.
+        weight_decay: see :class:`Settings`.
+        clip: see :class:`Settings`.
+        seed: see :class:`Settings`.
+        progress: whether to show a progress bar.
+        checkpoint_dir: folder for the checkpoint; None to write none.
+        checkpoint_every: steps between checkpoints; None for ten during the run.
+        resume: continue from the checkpoint in ``checkpoint_dir`` if there is one.
+
+    Raises:
+        CheckpointError: if the checkpoint is unreadable, or of another configuration, or if there
+            is one and ``resume`` is False.
+        FloatingPointError: if the loss is not finite.
+        Stopped: after Ctrl-C, once the running step is complete and saved.
+        ValueError: if a setting is out of its range or ``data`` is empty.
+    """
+    from accelerate import Accelerator  # here, because importing it takes a second
+
+    settings = Settings(
+        steps, batch_size, lr, warmup, decay, ema_decay, tuple(betas), weight_decay, clip, seed
+    )
+    if isinstance(data, Tensor) and len(data) == 0:
+        raise ValueError("data is empty: pass a tensor (n, *event) with n >= 1")
+    accelerator = Accelerator()
+    if accelerator.num_processes > 1:
+        raise RuntimeError(
+            f"training was launched in {accelerator.num_processes} processes: "
+            "these recipes are small, launch one"
+        )
+    device = accelerator.device
+    run = {
+        "settings": json.loads(json.dumps(asdict(settings))),
+        "network": _describe_network(net),
+        "target": describe(target),
+        "data": describe(data),
+        "precision": accelerator.mixed_precision,
+    }
+    path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
+    every = checkpoint_every or max(1, steps // 10)
+
+    average = copy.deepcopy(net).to(device).eval()
+    optimizer = torch.optim.AdamW(net.parameters(), lr, betas, weight_decay=weight_decay)
+    net, optimizer = accelerator.prepare(net, optimizer)
+    source = torch.Generator().manual_seed(seed)  # draws the data, always on the CPU
+    noise = torch.Generator(device).manual_seed(seed + 1)  # draws times and noise
+    generators = {"source": source, "noise": noise}
+    losses: list[float] = []
+    seconds = 0.0
+
+    with contextlib.ExitStack() as stack:
+        # Dropout, if a network has it, uses the global generator: seed it, and give it back.
+        cuda = [device] if device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        torch.manual_seed(seed)
+        if path is not None and path.exists():
+            if not resume:
+                raise CheckpointError(
+                    f"{path} holds a checkpoint already: pass resume=True to continue from it, "
+                    "or remove it to start anew"
+                )
+            losses, seconds = _restore(
+                path, run, accelerator.unwrap_model(net), average, optimizer, generators
+            )
+
+        def save() -> str:
+            if path is None:
+                return "nothing was saved: pass checkpoint_dir to be able to resume"
+            model = accelerator.unwrap_model(net)
+            _save(path, run, model, average, optimizer, generators, losses, seconds)
+            return f"saved to {path}: the same call with resume=True continues from there"
+
+        net.train()
+        bar = stack.enter_context(
+            tqdm(total=steps, initial=len(losses), disable=not progress, desc="training")
+        )
+        interrupted = stack.enter_context(_interrupt_after_step())
+        clock = time.monotonic() - seconds
+        for step in range(len(losses), steps):
+            batch = _batch(data, batch_size, step, seed, source)
+            batch = batch.to(device, _dtype(net))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, settings)
+            loss = target.loss(net, batch, noise)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss is {value} at step {step}: lower lr (now {lr}) or set clip"
+                )
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            if clip is not None:
+                accelerator.clip_grad_norm_(net.parameters(), clip)
+            optimizer.step()
+            update_ema(average, accelerator.unwrap_model(net), ema_decay_at(step, ema_decay))
+            losses.append(value)
+            seconds = time.monotonic() - clock
+            bar.update()
+            bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.4f}", refresh=False)
+            last = step + 1 == steps
+            if interrupted() and not last:
+                raise Stopped(f"stopped after step {step + 1} of {steps}; {save()}")
+            if path is not None and (last or (step + 1) % every == 0):
+                save()
+
+    record = {
+        **run,
+        "parameters": sum(p.numel() for p in average.parameters()),
+        "steps": steps,
+        "seed": seed,
+        "device": _describe_device(device),
+        "wall_seconds": round(seconds, 1),
+        "loss_curve": loss_curve(losses),
+        "versions": _versions(),
+    }
+    return Trained(net=average, losses=losses, record=record)
+
+
+def learning_rate_at(step: int, settings: Settings) -> float:
+    """The learning rate of step 0, 1, ...: a linear rise, then half a cosine down to 0."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    if not settings.decay:
+        return settings.lr
+    progress = (step - settings.warmup) / (settings.steps - settings.warmup)
+    return settings.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def ema_decay_at(step: int, decay: float) -> float:
+    """The decay of the moving average at step 0, 1, ...: min(decay, (1 + step) / (10 + step)).
+
+    A short memory at first, so that the average is not held back by the untrained weights.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """average ← decay · average + (1 − decay) · net, in place; buffers are copied."""
+    for kept, new in zip(average.parameters(), net.parameters(), strict=True):
+        kept.lerp_(new.to(kept.dtype), 1.0 - decay)
+    for kept, new in zip(average.buffers(), net.buffers(), strict=True):
+        kept.copy_(new)
+
+
+def loss_curve(losses: list[float], points: int = 200) -> dict[str, list[float]]:
+    """The losses as at most ``points`` means over equal stretches, with the middle step of each."""
+    size = max(1, math.ceil(len(losses) / points))
+    chunks = [losses[i : i + size] for i in range(0, len(losses), size)]
+    starts = range(0, len(losses), size)
+    return {
+        "step": [start + (len(c) - 1) / 2 for start, c in zip(starts, chunks, strict=True)],
+        "loss": [round(sum(c) / len(c), 5) for c in chunks],
+    }
+
+
+def _dtype(net: nn.Module) -> torch.dtype:
+    return next(net.parameters()).dtype
+
+
+def _batch(
+    data: Tensor | Law, batch_size: int, step: int, seed: int, generator: torch.Generator
+) -> Tensor:
+    """The batch of a step. Of a tensor, it depends on the seed and the step only."""
+    if not isinstance(data, Tensor):
+        return data.sample(batch_size, generator=generator)
+    rows = []
+    position, end = step * batch_size, (step + 1) * batch_size
+    while position < end:
+        epoch, start = divmod(position, len(data))
+        stop = min(len(data), start + end - position)
+        rows.append(_order(len(data), seed, epoch)[start:stop])
+        position += stop - start
+    return data[torch.cat(rows).to(data.device)]
+
+
+@functools.lru_cache(maxsize=2)  # a batch may reach over the end of an epoch
+def _order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order in which epoch ``epoch`` visits the ``n`` data."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+@contextlib.contextmanager
+def _interrupt_after_step() -> Iterator[Any]:
+    """Turn the first Ctrl-C into a flag, which the loop asks for between steps.
+
+    The second one interrupts at once. Outside the main thread, where Python delivers no signals,
+    the flag just stays down.
+    """
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number, frame):
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# What a run is, and what it ran on ---------------------------------------------------------------
+
+
+def _describe_network(net: nn.Module) -> str:
+    shapes = json.dumps([[name, list(p.shape), str(p.dtype)] for name, p in net.named_parameters()])
+    return f"{type(net).__name__}, parameters {hashlib.sha256(shapes.encode()).hexdigest()[:16]}"
+
+
+def describe(thing: Any) -> str:
+    """A line that tells one configuration from another, and is the same in every process.
+
+    Dataclasses are spelled out, functions named, tensors hashed.
+    """
+    if isinstance(thing, Tensor):
+        content = thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return f"tensor {tuple(thing.shape)} {thing.dtype}, SHA-256 {digest}"
+    if is_dataclass(thing):
+        parts = (f"{f.name}={describe(getattr(thing, f.name))}" for f in fields(thing))
+        return f"{type(thing).__name__}({', '.join(parts)})"
+    if hasattr(thing, "__qualname__"):
+        return thing.__qualname__
+    # The default repr of an object names its address, which differs in every process.
+    return type(thing).__name__ if " at 0x" in repr(thing) else repr(thing)
+
+
+def _describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    threads = torch.get_num_threads()
+    return f"{device.type} ({threads} threads)" if device.type == "cpu" else device.type
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("fromnoise", "torch", "accelerate")}
+
+
+# Checkpoints -------------------------------------------------------------------------------------
+
+
+def _save(path, run, net, average, optimizer, generators, losses, seconds) -> None:
+    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    tensors |= {f"random.{name}": g.get_state() for name, g in generators.items()}
+    tensors["random.global"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    header = {
+        "format": FORMAT,
+        "run": json.dumps(run),
+        "seconds": repr(seconds),
+        "sha256": _digest(tensors),
+    }
+    with replacing(path) as part:
+        save_file(tensors, part, metadata=header)
+
+
+def _restore(path, run, net, average, optimizer, generators) -> tuple[list[float], float]:
+    """Put the checkpoint into the arguments; return the losses so far and the seconds taken."""
+    tensors, header = read_tensors(path)
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no training checkpoint of this package: remove it")
+    if _digest(tensors) != header["sha256"]:
+        raise CheckpointError(
+            f"{path} is damaged: SHA-256 of its tensors is {_digest(tensors)}, "
+            f"expected {header['sha256']}; remove it and train anew"
+        )
+    if differences := _differences(json.loads(header["run"]), run):
+        raise CheckpointError(
+            f"{path} is of another run: {'; '.join(differences)}. "
+            "Train with the settings of the checkpoint, or use another folder"
+        )
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+    net.load_state_dict(under("net."))
+    average.load_state_dict(under("average."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in under("optimizer.").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    for name, generator in generators.items():
+        generator.set_state(tensors[f"random.{name}"])
+    torch.set_rng_state(tensors["random.global"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    return tensors["losses"].tolist(), float(header["seconds"])
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header of a safetensors file.
+
+    Raises:
+        CheckpointError: if the file is missing, cut short or no safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: give the path of a checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as safetensors ({error}): it is damaged or of another kind; "
+            "remove it and make or fetch it anew"
+        ) from error
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix="") -> list[str]:
+    """The entries in which two nested configurations differ, each as one short sentence."""
+    out = []
+    for key in sorted(stored.keys() | wanted.keys()):
+        a, b = stored.get(key), wanted.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            out += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out.append(f"{prefix}{key} is {a!r} in the checkpoint and {b!r} here")
+    return out
