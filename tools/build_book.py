@@ -1,0 +1,405 @@
+"""Build the book: execute the chapters whose code or package changed, then run Sphinx.
+
+    python tools/build_book.py [--out _build] [--jobs 2]
+
+Execution is separate from Sphinx, for three reasons: chapters run in parallel; a chapter that
+raises is named with its cell and traceback before anything is written; and what is executed is
+decided by more than the chapter's own cells.  A chapter runs again when its cells change, when a
+module of `fromnoise` that it imports (directly or through others) changes, when a landed
+checkpoint changes and it loads one, or when the numerical libraries change version.  Prose never
+counts.  Outputs go to a jupyter-cache from which myst-nb reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from myst_nb.core.read import read_myst_markdown_notebook
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+PACKAGE = ROOT / "src" / "fromnoise"
+CHECKPOINTS = BOOK / "_static" / "checkpoints"
+NUMERICAL = ("torch", "numpy", "scipy", "matplotlib", "POT", "mlxtend")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def say(message: str) -> None:
+    """Print a progress line at once."""
+    print(message, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# What there is to build
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A page with cells: its name in the table of contents, its notebook and its key."""
+
+    docname: str
+    path: Path
+    notebook: nbformat.NotebookNode
+    key: str
+
+
+def pages(toc: Path) -> list[str]:
+    """The names of all pages in the table of contents, the landing page first."""
+    content = yaml.safe_load(toc.read_text(encoding="utf-8"))
+    found: list[str] = []
+
+    def walk(node: Any) -> None:
+        if isinstance(node, Mapping):
+            for key in ("root", "file"):
+                if key in node:
+                    found.append(str(node[key]).removesuffix(".md"))
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(content)
+    return found
+
+
+def chapters(toc: Path) -> list[Chapter]:
+    """The pages that have cells to execute."""
+    result = []
+    for docname in pages(toc):
+        path = BOOK / f"{docname}.md"
+        if not path.exists():
+            raise SystemExit(f"{toc.name} names {docname}, but there is no {path}.")
+        text = path.read_text(encoding="utf-8")
+        if "{code-cell}" not in text:
+            continue
+        notebook = read_myst_markdown_notebook(text, add_source_map=True, path=path)
+        result.append(Chapter(docname, path, notebook, key(notebook)))
+    return result
+
+
+# ---------------------------------------------------------------------------------------------
+# When a chapter is stale
+
+
+def key(notebook: nbformat.NotebookNode) -> str:
+    """Everything that the outputs of `notebook` depend on, as a hash."""
+    digest = hashlib.sha256()
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    for part in (platform.python_version_tuple()[:2], [(n, version(n)) for n in NUMERICAL], cells):
+        digest.update(repr(part).encode())
+    used = closure(imported_modules("\n".join(cells)))
+    for path in sorted(used):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode())
+        digest.update(path.read_bytes())
+    if any(path.name == "checkpoints.py" for path in used) and CHECKPOINTS.exists():
+        for path in sorted(p for p in CHECKPOINTS.rglob("*") if p.is_file()):
+            digest.update(path.relative_to(CHECKPOINTS).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def imported_modules(source: str, package: str = "fromnoise") -> set[Path]:
+    """The files of `fromnoise` that `source`, being in `package`, imports itself.
+
+    Lines of IPython magic are left out.  A name that may be a module or a member counts as both.
+    """
+    lines = [re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in source.splitlines()]
+    try:
+        tree = ast.parse("\n".join(lines))
+    except SyntaxError:
+        return set(PACKAGE.rglob("*.py"))  # the cell will say what is wrong; depend on everything
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [base])])
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    found: set[Path] = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != "fromnoise":
+            continue
+        for length in range(1, len(parts) + 1):
+            stem = PACKAGE.joinpath(*parts[1:length])
+            for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+                if path.is_file() and PACKAGE in path.parents:
+                    found.add(path)
+    return found
+
+
+def closure(files: Iterable[Path]) -> set[Path]:
+    """`files` and all files of the package that they import, directly or through others."""
+    todo, done = set(files), set()
+    while todo:
+        path = todo.pop()
+        done.add(path)
+        parts = ["fromnoise", *path.relative_to(PACKAGE).with_suffix("").parts]
+        package = ".".join(parts[:-1])
+        todo |= imported_modules(path.read_text(encoding="utf-8"), package) - done
+    return done
+
+
+# ---------------------------------------------------------------------------------------------
+# Executing
+
+
+def execute_all(todo: list[Chapter], cache_path: Path, record: Record, jobs: int) -> bool:
+    """Execute `todo`, the slowest first, `jobs` at a time; True if none failed."""
+    if not todo:
+        say("Every chapter's outputs are up to date: no cell is executed.")
+        return True
+    todo = sorted(todo, key=lambda c: -record.seconds(c.docname))
+    say(f"Executing {len(todo)} chapter(s), {min(jobs, len(todo))} at a time:")
+    good = True
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = {pool.submit(execute, chapter): chapter for chapter in todo}
+        for run in as_completed(runs):
+            chapter = runs[run]
+            notebook, seconds, failure = run.result()
+            if failure:
+                good = False
+                say(f"\n  {chapter.docname} FAILED after {seconds:.1f} s\n{failure}\n")
+                continue
+            store(notebook, chapter, cache_path, seconds)
+            record.put(chapter, seconds)
+            cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+            say(f"  {chapter.docname}: {cells} cells in {seconds:.1f} s")
+    return good
+
+
+def execute(chapter: Chapter) -> tuple[nbformat.NotebookNode | None, float, str]:
+    """Run one chapter in a process of its own: `(executed notebook, seconds, failure)`."""
+    say(f"  {chapter.docname} …")
+    environment = dict(os.environ)
+    environment.pop("FROMNOISE_DATA", None)  # the numbers on a page are the same on any machine
+    environment.update(
+        OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONHASHSEED="0", MPLBACKEND="agg"
+    )
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "in.ipynb"), Path(folder, "out.ipynb")
+        work = Path(folder, "work")
+        work.mkdir()
+        nbformat.write(chapter.notebook, source)
+        command = [sys.executable, __file__, "--run-notebook", str(source), str(target), str(work)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
+        if done.returncode == 0:
+            return nbformat.read(target, as_version=4), seconds, ""
+    report = done.stdout.strip()
+    try:
+        failed = json.loads(report.splitlines()[-1])
+    except (IndexError, ValueError):
+        return None, seconds, f"  the kernel could not run:\n{done.stderr.strip()}"
+    cells = chapter.notebook.cells
+    index = failed["cell"]
+    number = sum(cell.cell_type == "code" for cell in cells[: index + 1])
+    line = chapter.notebook.metadata["source_map"][index] + 1
+    where = f"  {chapter.path.relative_to(ROOT)}, code cell {number}, line {line}:"
+    code = "\n".join("    | " + text for text in cells[index].source.splitlines())
+    trace = failed["traceback"] if sys.stdout.isatty() else ANSI.sub("", failed["traceback"])
+    return None, seconds, f"{where}\n{code}\n\n{trace.rstrip()}"
+
+
+def run_notebook(source: Path, target: Path, folder: Path) -> int:
+    """In the child process: execute `source` in `folder`, write `target` or say what failed."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    notebook = nbformat.read(source, as_version=4)
+    current = {"cell": 0}
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        resources={"metadata": {"path": str(folder)}},
+        on_cell_start=lambda cell, cell_index: current.update(cell=cell_index),
+        allow_errors=True,
+    )
+    trace = ""
+    try:
+        client.execute()
+    except (CellTimeoutError, DeadKernelError) as error:
+        trace = f"{type(error).__name__}: {error}"
+    if not trace:
+        for index, cell in enumerate(notebook.cells):
+            if "raises-exception" in cell.metadata.get("tags", []):
+                continue
+            for output in cell.get("outputs", []):
+                if output.output_type == "error":
+                    trace = "\n".join(output.traceback)
+                elif output.output_type == "stream" and output.name == "stderr":
+                    trace = "The cell writes to stderr, which would show on the page:\n"
+                    trace += output.text
+            if trace:
+                current["cell"] = index
+                break
+    if trace:
+        print(json.dumps({"cell": current["cell"], "traceback": trace}))
+        return 1
+    nbformat.write(notebook, target)
+    return 0
+
+
+def store(
+    notebook: nbformat.NotebookNode, chapter: Chapter, cache_path: Path, seconds: float
+) -> None:
+    """Put an executed notebook where myst-nb looks for it.
+
+    The cache finds it by cells and kernel as they stand in the chapter, so the outputs go into
+    the chapter's own notebook: running one adds metadata.
+    """
+    from jupyter_cache import get_cache
+    from jupyter_cache.base import CacheBundleIn
+
+    own = copy.deepcopy(chapter.notebook)
+    for cell, executed in zip(own.cells, notebook.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs = executed.outputs
+            cell.execution_count = executed.execution_count
+    bundle = CacheBundleIn(own, str(chapter.path), data={"execution_seconds": seconds})
+    get_cache(cache_path).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+class Record:
+    """Which key each chapter's outputs were made with, in a small file beside the cache."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {}
+        if path.exists():
+            self.content = json.loads(path.read_text(encoding="utf-8"))
+
+    def seconds(self, docname: str) -> float:
+        """How long the chapter took last time; a new one is taken for slow."""
+        return float(self.content.get(docname, {}).get("seconds", 1e9))
+
+    def fresh(self, chapter: Chapter, cache_path: Path) -> bool:
+        """Whether the chapter's outputs are in the cache and made with what is there now."""
+        from jupyter_cache import get_cache
+
+        if self.content.get(chapter.docname, {}).get("key") != chapter.key:
+            return False
+        try:
+            get_cache(cache_path).match_cache_notebook(chapter.notebook)
+        except KeyError:
+            return False
+        return True
+
+    def put(self, chapter: Chapter, seconds: float) -> None:
+        """Note that the chapter has just been executed."""
+        self.content[chapter.docname] = {
+            "key": chapter.key,
+            "seconds": round(seconds, 1),
+            "executed": time.time(),
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------
+# Sphinx
+
+
+def run_sphinx(
+    out: Path,
+    toc: Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    strict: bool = True,
+    quiet: bool = False,
+    builder: str = "html",
+) -> int:
+    """Turn chapters and cached outputs into pages; returns 0 if all went well."""
+    from jupyter_book.sphinx import build_sphinx
+
+    doctrees = out / ".doctrees"
+    config = {
+        "external_toc_path": str(toc),
+        "latex_individualpages": False,
+        "nb_execution_cache_path": str(out / ".jupyter_cache"),
+        **(overrides or {}),
+    }
+    code = build_sphinx(
+        BOOK,
+        out / builder,
+        confdir=None,
+        noconfig=True,
+        path_config=ROOT / "_config.yml",
+        confoverrides=config,
+        doctreedir=doctrees,
+        warningiserror=strict,
+        keep_going=True,
+        quiet=quiet,
+        builder=builder,
+    )
+    if code != 0:
+        # Otherwise the next run would reuse the pages that warned, and pass.
+        (doctrees / "environment.pickle").unlink(missing_ok=True)
+        return 1
+    return 0
+
+
+def build(out: Path, toc: Path, jobs: int) -> int:
+    """Execute what is stale, build the pages and say how long each took."""
+    start = time.perf_counter()
+    cache_path, record = out / ".jupyter_cache", Record(out / "executed.json")
+    out.mkdir(parents=True, exist_ok=True)
+    stale = [c for c in chapters(toc) if not record.fresh(c, cache_path)]
+    if not execute_all(stale, cache_path, record, jobs):
+        say("The book was not built: a chapter failed (see above).")
+        return 1
+    executed = time.perf_counter()
+    say("Building the pages …")
+    code = run_sphinx(out, toc)
+    if code:
+        say("The book was not built: Sphinx warned (see above), and warnings are errors.")
+        return code
+    built = time.perf_counter()
+    say(
+        f"\nThe book is in {out / 'html'} (open index.html through `make serve`).\n"
+        f"Time: {executed - start:.0f} s executing {len(stale)} chapter(s), "
+        f"{built - executed:.0f} s building pages, {built - start:.0f} s in all."
+    )
+    return 0
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "_build")
+    parser.add_argument("--toc", type=Path, default=ROOT / "_toc.yml")
+    parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1))
+    parser.add_argument("--run-notebook", nargs=3, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run_notebook:
+        return run_notebook(*options.run_notebook)
+    return build(options.out.resolve(), options.toc.resolve(), options.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
