@@ -51,3 +51,30 @@ def cache_dir() -> Path:
     import pooch
 
     return Path(os.environ.get("FROMNOISE_CACHE") or pooch.os_cache("fromnoise"))
+
+
+def fetch(address: str, known_hash: str, folder: Path, name: str) -> Path:
+    """The file from ``folder`` if its hash is right, else downloaded there, with a progress bar.
+
+    A download is moved into place only after its hash is found right.
+
+    Args:
+        address: where to find it.
+        known_hash: such as ``"sha256:..."`` or ``"md5:..."``.
+        folder: where it is kept.
+        name: its name there.
+
+    Raises:
+        OSError: if the address does not answer (requests' exceptions are OSErrors).
+        ValueError: if what it sent has another hash.
+    """
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
+    # Seconds to connect, and between two packets: a missing network must be noticed fast.
+    downloader = pooch.HTTPDownloader(timeout=(4, 20), progressbar=True)
+    return Path(
+        pooch.retrieve(
+            address, known_hash=known_hash, fname=name, path=folder, downloader=downloader
+        )
+    )

@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fromnoise import networks, schedules, solvers
-from fromnoise._files import cache_dir, replacing, sha256, write_bytes
+from fromnoise._files import cache_dir, fetch, replacing, sha256, write_bytes
 from fromnoise.fields import NetworkField
 from fromnoise.paths import GaussianPath
 from fromnoise.processes import probability_flow
@@ -146,23 +146,14 @@ def site() -> str:
 
 
 def _download(name: str, entry: Mapping[str, Any]) -> Path:
-    import pooch
-    import requests
-
     address = f"{site()}{FOLDER}/{entry['file']}"
     remedy = "connect to the network, set FROMNOISE_SITE to a copy of the book, or train it: "
     remedy += f"fromnoise train {name}"
     try:
-        # pooch uses the cached file if its hash is right, fetches it anew if not, and moves a
-        # download into place only after checking it.
-        path = pooch.retrieve(
-            address,
-            known_hash=f"sha256:{entry['sha256']}",
-            fname=entry["file"],
-            path=cache_dir() / "checkpoints",
-            downloader=pooch.HTTPDownloader(timeout=(4, 20), progressbar=True),
+        return fetch(
+            address, f"sha256:{entry['sha256']}", cache_dir() / "checkpoints", entry["file"]
         )
-    except (requests.RequestException, OSError) as error:
+    except OSError as error:
         raise CheckpointError(
             f"{name} is not on this machine and {address} could not be fetched "
             f"({type(error).__name__}): {remedy}"
@@ -171,7 +162,6 @@ def _download(name: str, entry: Mapping[str, Any]) -> Path:
         raise CheckpointError(
             f"{address} is not the registered file ({error}): {remedy}"
         ) from error
-    return Path(path)
 
 
 # Files -------------------------------------------------------------------------------------------

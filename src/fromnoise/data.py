@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromnoise._files import cache_dir
+from fromnoise._files import cache_dir, fetch
 
 Split = Literal["train", "test"]
 
@@ -238,35 +238,22 @@ def _read_local(which: _Set, folder: Path, name: str) -> np.ndarray:
 
 def _fetch(which: _Set, name: str) -> np.ndarray:
     """The file from the cache, else from the first address that answers."""
-    import pooch
-    import requests
-
     folder = cache_dir() / which.folder
-    expected = which.archive_md5[name]
     problems = []
     wrong = None
     for address in which.addresses:
         try:
-            path = pooch.retrieve(
-                address + name,
-                known_hash=f"md5:{expected}",
-                fname=name,
-                path=folder,
-                # Seconds to connect, and between two packets: no network must be noticed fast.
-                downloader=pooch.HTTPDownloader(timeout=(4, 20), progressbar=True),
-            )
-        except requests.RequestException as error:
-            problems.append(f"{address}: {type(error).__name__}")
+            path = fetch(address + name, f"md5:{which.archive_md5[name]}", folder, name)
         except OSError as error:
-            problems.append(f"{address}: {error}")
-        except ValueError as error:  # what pooch raises for a wrong hash; it keeps no such file
+            problems.append(f"{address}: {type(error).__name__}")
+        except ValueError as error:
             wrong = DataError(
                 f"{address + name} is not the published file ({error}): try again later, or put "
                 f"the file into the folder {which.folder} of FROMNOISE_DATA"
             )
         else:
             remedy = f"remove {path} and run again to download it"
-            return _unpack(Path(path).read_bytes(), which.content_md5.get(name), path, remedy)
+            return _unpack(path.read_bytes(), which.content_md5.get(name), path, remedy)
     if wrong is not None:
         raise wrong
     raise Unreachable(
