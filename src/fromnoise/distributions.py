@@ -160,33 +160,40 @@ class GaussianMixture:
             self.weights, alpha * self.means, alpha**2 * self.covs + sigma**2 * eye
         )
 
+    def _like(self, x: Tensor) -> GaussianMixture:
+        """This law in the dtype and on the device of x, so that every result follows x."""
+        if (self.means.dtype, self.means.device) == (x.dtype, x.device):
+            return self
+        return self.to(dtype=x.dtype, device=x.device)
+
     def _at(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor):
         """Each component at x: deviations and variances in its own axes, and its log-density."""
         _check_points(x, self.dim)
-        alpha = expand(alpha, x, "alpha")[..., None]
-        sigma = expand(sigma, x, "sigma")[..., None]
+        alpha = expand(alpha, x, "alpha").reshape(-1, 1, 1)
+        sigma = expand(sigma, x, "sigma").reshape(-1, 1, 1)
         variances = alpha**2 * self._variances + sigma**2  # (1 or n, k, d)
         deviations = torch.einsum("kij,nki->nkj", self._axes, x[:, None, :] - alpha * self.means)
         log_joint = torch.log(self.weights) - 0.5 * (
             deviations**2 / variances + torch.log(variances) + _LOG_2PI
         ).sum(-1)  # (n, k)
-        return alpha, sigma, variances, deviations, log_joint
+        return alpha, variances, deviations, log_joint
 
     def marginal_log_prob(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
         """log p_t(x), ``(n,)`` (`prp-mixture-marginal`)."""
-        return torch.logsumexp(self._at(x, alpha, sigma)[-1], dim=-1)
+        return torch.logsumexp(self._like(x)._at(x, alpha, sigma)[-1], dim=-1)
 
     def posterior_weights(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
         """P(component = k | X_t = x), ``(n, k)``: a softmax of the components' log-densities."""
-        return torch.softmax(self._at(x, alpha, sigma)[-1], dim=-1)
+        return torch.softmax(self._like(x)._at(x, alpha, sigma)[-1], dim=-1)
 
     def marginal_score(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
         """grad log p_t(x), ``(n, d)``: the components' scores, mixed by their posterior weights.
 
         See `prp-mixture-score`.
         """
-        _, _, variances, deviations, log_joint = self._at(x, alpha, sigma)
-        scores = torch.einsum("kij,nkj->nki", self._axes, -deviations / variances)
+        law = self._like(x)
+        _, variances, deviations, log_joint = law._at(x, alpha, sigma)
+        scores = torch.einsum("kij,nkj->nki", law._axes, -deviations / variances)
         return torch.einsum("nk,nki->ni", torch.softmax(log_joint, -1), scores)
 
     def predict_noise(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
@@ -195,24 +202,27 @@ class GaussianMixture:
 
     def _component_means(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor):
         """E[X_1 | X_t = x, component k], ``(n, k, d)``, and the posterior weights ``(n, k)``."""
-        alpha, _, variances, deviations, log_joint = self._at(x, alpha, sigma)
+        alpha, variances, deviations, log_joint = self._at(x, alpha, sigma)
         gain = alpha * self._variances / variances
         shift = torch.einsum("kij,nkj->nki", self._axes, gain * deviations)
         return self.means + shift, torch.softmax(log_joint, -1)
 
     def denoise(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
         """E[X_1 | X_t = x], ``(n, d)`` (`prp-mixture-denoiser`)."""
-        means, weights = self._component_means(x, alpha, sigma)
+        means, weights = self._like(x)._component_means(x, alpha, sigma)
         return torch.einsum("nk,nki->ni", weights, means)
 
     def conditional_covariance(
         self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
         """Cov[X_1 | X_t = x], ``(n, d, d)``: within the components plus between them."""
-        means, weights = self._component_means(x, alpha, sigma)
-        alpha, sigma = expand(alpha, x, "alpha")[..., None], expand(sigma, x, "sigma")[..., None]
-        remaining = self._variances * sigma**2 / (alpha**2 * self._variances + sigma**2)
-        within = torch.einsum("kij,nkj,klj->nkil", self._axes, remaining, self._axes)
+        law = self._like(x)
+        means, weights = law._component_means(x, alpha, sigma)
+        alpha = expand(alpha, x, "alpha").reshape(-1, 1, 1)
+        sigma = expand(sigma, x, "sigma").reshape(-1, 1, 1)
+        remaining = law._variances * sigma**2 / (alpha**2 * law._variances + sigma**2)
+        remaining = remaining.expand(len(x), -1, -1)
+        within = torch.einsum("kij,nkj,klj->nkil", law._axes, remaining, law._axes)
         centred = means - torch.einsum("nk,nki->ni", weights, means)[:, None, :]
         between = centred[..., :, None] * centred[..., None, :]
         return torch.einsum("nk,nkij->nij", weights, within + between)
@@ -269,7 +279,7 @@ class Empirical:
                 f"x has events of shape {tuple(x.shape[1:])}, but the data have events of shape "
                 f"{tuple(self.data.shape[1:])}: they must be equal."
             )
-        flat = x.flatten(1)
+        flat, data = x.flatten(1), self.data.flatten(1).to(x)
         alpha, sigma = expand(alpha, flat, "alpha"), expand(sigma, flat, "sigma")
         if not bool((sigma > 0).all()):
             raise ValueError(
@@ -279,14 +289,14 @@ class Empirical:
         squares = [
             torch.cdist(
                 flat,
-                alpha * part.flatten(1),
+                alpha * part,
                 # the faster mode expands |a - b|^2 and loses the small distances to rounding
                 compute_mode="donot_use_mm_for_euclid_dist",
             )
             ** 2
             if alpha.ndim == 0
-            else ((flat[:, None] - alpha[..., None] * part.flatten(1)) ** 2).sum(-1)
-            for part in self.data.split(self.chunk)
+            else ((flat[:, None] - alpha[..., None] * part) ** 2).sum(-1)
+            for part in data.split(self.chunk)
         ]
         distance = torch.cat(squares, dim=1)  # (batch, n)
         d = flat.shape[1]
@@ -304,7 +314,7 @@ class Empirical:
     def denoise(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
         """E[X_1 | X_t = x], ``(batch, *event)``: the data, averaged with the posterior weights."""
         weights = self.posterior_weights(x, alpha, sigma)
-        return (weights @ self.data.flatten(1)).reshape(x.shape)
+        return (weights @ self.data.flatten(1).to(x)).reshape(x.shape)
 
     def predict_noise(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
         """E[eps | X_t = x] = (x - alpha D) / sigma, ``(batch, *event)``."""

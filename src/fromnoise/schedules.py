@@ -70,7 +70,7 @@ class Schedule(ABC):
             value = value.to(torch.get_default_dtype())
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         low, high = self.half_log_snr(ends).tolist()
-        slack = 1e-5 * (1.0 + value.abs())
+        slack = 1e-5 * (1.0 + value.abs().clamp(max=100.0))  # a few roundings of float32
         if bool((torch.isnan(value) | (value < low - slack) | (value > high + slack)).any()):
             raise ValueError(
                 f"half_log_snr must lie in [{low:.6g}, {high:.6g}], the range of {self.name}, but "
