@@ -8,7 +8,6 @@ their outputs from the execution that made the page.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +16,11 @@ from urllib.parse import quote, urlsplit
 
 import nbformat
 import pybtex.plugin
+import site_address
 from docutils import nodes
 from myst_nb.core.read import create_nb_reader
 from sphinx.builders import Builder
+from sphinx.config import Config
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
@@ -54,7 +55,7 @@ class NotebookBuilder(Builder):
         self.fignumbers: dict[str, dict[str, tuple[int, ...]]] = {}
         self.secnumbers: dict[str, tuple[int, ...]] = {}
         self.current_docname = ""
-        self.site = site_address(self.config)
+        self.site = published_at(self.config)
         self.written: dict[str, str] = {}
 
     def get_target_uri(self, docname: str, typ: str | None = None) -> str:
@@ -105,7 +106,7 @@ class NotebookBuilder(Builder):
             if old.relative_to(self.outdir).with_suffix("").as_posix() not in self.written:
                 old.unlink()
         lines = [
-            f"# {self.config.project}: the notebooks",
+            f"# {self._title()}: the notebooks",
             "",
             f"One executable notebook for each page of [the book]({self.site}), written from its "
             "source; do not edit them here.  Text CC BY 4.0, code MIT.",
@@ -116,12 +117,16 @@ class NotebookBuilder(Builder):
                 f"[notebook]({quote(docname)}.ipynb)",
                 f"[page]({self.get_target_uri(docname)})",
             ]
-            if address := colab_address(self.config, docname):
-                links.insert(0, f"[Colab]({address})")
+            if repository := repository_url(self.config):
+                links.insert(0, f"[Colab]({site_address.colab(repository, docname)})")
             lines.append(f"- {self.written[docname]} ({', '.join(links)})")
         Path(self.outdir, "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     # -----------------------------------------------------------------------------------------
+
+    def _title(self) -> str:
+        """The book's title: Jupyter Book puts it here and leaves `project` unset."""
+        return self.config.html_title or self.config.project
 
     def _notebook(self, docname: str, doctree: nodes.document) -> nbformat.NotebookNode:
         source = self._source(docname)
@@ -169,7 +174,7 @@ class NotebookBuilder(Builder):
             title, _, rest = rest.partition("\n\n")
             heading = f"{heading}\n\n{title}"
         line = (
-            f"*The executable edition of [this page of {escape(self.config.project)}]"
+            f"*The executable edition of [this page of {escape(self._title())}]"
             f"({self.get_target_uri(docname)}), package version {version('fromnoise')}. "
             "Text under CC BY 4.0, code under MIT. "
             "The first cell installs the book's package where it is missing.*"
@@ -310,42 +315,16 @@ class KeepCellsOnly(SphinxPostTransform):
             node.extend(figure for figure in figures if figure.children)
 
 
-def site_address(config: Any) -> str:
-    """The address of the published site, with a slash at its end.
-
-    `html_baseurl` where it is set, else GitHub's pages of the repository in `repository_url`.
-    """
+def published_at(config: Config) -> str:
+    """The address of the published site, with a slash at its end: `html_baseurl`, else derived."""
     if config.html_baseurl:
         return config.html_baseurl.rstrip("/") + "/"
-    owner, name = repository(config)
-    if name.lower() == f"{owner.lower()}.github.io":
-        return f"https://{name.lower()}/"
-    return f"https://{owner.lower()}.github.io/{name}/"
+    return site_address.site(repository_url(config))
 
 
-def colab_address(config: Any, docname: str) -> str:
-    """Where Colab opens the notebook of a page, "" if the repository is not on GitHub."""
-    if not (found := repository(config, required=False)):
-        return ""
-    owner, name = found
-    return (
-        f"https://colab.research.google.com/github/{owner}/{name}/blob/notebooks/"
-        f"{quote(docname)}.ipynb"
-    )
-
-
-def repository(config: Any, *, required: bool = True) -> tuple[str, str]:
-    """Owner and name from `repository_url`, which stands in `_config.yml` only."""
-    url = (config.html_theme_options or {}).get("repository_url", "")
-    match = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)(?:\.git)?/?", url)
-    if match:
-        return match[1], match[2]
-    if required:
-        raise ValueError(
-            f"repository_url = {url!r} is no GitHub repository and html_baseurl is not set, so the "
-            "site has no address. Set one of them in _config.yml."
-        )
-    return ()
+def repository_url(config: Config) -> str:
+    """The repository's address; it stands in `_config.yml` only."""
+    return (config.html_theme_options or {}).get("repository_url", "")
 
 
 def _with_removed(

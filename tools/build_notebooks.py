@@ -1,0 +1,55 @@
+"""Write every chapter as a notebook to `_build/notebooks/`.
+
+    python tools/build_notebooks.py [--out _build] [--jobs 2]
+
+Executes what is stale, as `tools/build_book.py` does, and reads what the book has read: after
+`make book` this takes seconds.  The wheel that the notebooks install goes into the site.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from build_book import ROOT, Record, chapters, execute_all, run_sphinx, say
+from build_wheel import build_wheel
+
+
+def build(out: Path, toc: Path, jobs: int) -> int:
+    """Write the notebooks, say what they weigh; returns 0 if all went well."""
+    start = time.perf_counter()
+    cache_path, record = out / ".jupyter_cache", Record(out / "executed.json")
+    out.mkdir(parents=True, exist_ok=True)
+    stale = [c for c in chapters(toc) if not record.fresh(c, cache_path)]
+    if not execute_all(stale, cache_path, record, jobs):
+        say("The notebooks were not written: a chapter failed (see above).")
+        return 1
+    say("Writing the notebooks …")
+    if code := run_sphinx(out, toc, builder="notebooks", quiet=True):
+        say("The notebooks were not written: Sphinx warned (see above).")
+        return code
+    wheel = build_wheel(out / "html" / "_static" / "wheels")
+    for path in sorted((out / "notebooks").rglob("*.ipynb")):
+        say(f"  {path.relative_to(out)}: {path.stat().st_size / 1e6:.2f} MB")
+    say(
+        f"The notebooks are in {out / 'notebooks'}; they install {wheel.name} from the site.\n"
+        f"Time: {time.perf_counter() - start:.0f} s."
+    )
+    return 0
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "_build")
+    parser.add_argument("--toc", type=Path, default=ROOT / "_toc.yml")
+    parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1))
+    options = parser.parse_args()
+    return build(options.out.resolve(), options.toc.resolve(), options.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
