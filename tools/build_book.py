@@ -330,6 +330,7 @@ def run_sphinx(
     toc: Path,
     overrides: dict[str, Any] | None = None,
     *,
+    book: Path = BOOK,
     strict: bool = True,
     quiet: bool = False,
     builder: str = "html",
@@ -345,7 +346,7 @@ def run_sphinx(
         **(overrides or {}),
     }
     code = build_sphinx(
-        BOOK,
+        book,
         out / builder,
         confdir=None,
         noconfig=True,

@@ -1,0 +1,167 @@
+// When formulas are typeset.
+//
+// MathJax on a whole chapter takes seconds; a reader sees one screen.  So: what is on the screen
+// first, with the text hidden until then (it takes a few tenths of a second, and nothing jumps);
+// the rest in idle time, what lies below before what lies above, and while something above grows
+// or shrinks the page is held where the reader is.  A jump and a print find everything typeset:
+// a jump typesets around its target first, a print typesets all that is left.
+(function () {
+  "use strict";
+  const root = document.documentElement;
+  const SLICE = 30; // milliseconds of typesetting between two frames
+  let items = []; // {element, tex, display, box, done}, in the order of the page
+  let left = 0;
+  let finished = null;
+  const whenDone = new Promise((resolve) => { finished = resolve; });
+
+  window.MathJax = window.MathJax || {};
+  const startup = (window.MathJax.startup = window.MathJax.startup || {});
+  startup.typeset = false;
+  startup.ready = function () {
+    window.MathJax.startup.defaultReady();
+    start();
+  };
+
+  // For tests and for printing: a promise that is kept when nothing is left.
+  window.fnTypesetAll = function () {
+    items.forEach(typeset);
+    flush();
+    return whenDone;
+  };
+
+  function collect() {
+    for (const element of document.querySelectorAll("span.math, div.math")) {
+      const text = [...element.childNodes].find((n) => n.nodeType === 3 && /\\[([]/.test(n.data));
+      if (!text) continue;
+      const match = text.data.match(/\\([([])([\s\S]*)\\[)\]]/);
+      if (!match) continue;
+      items.push({ element, text, tex: match[2], display: match[1] === "[", done: false });
+    }
+    left = items.length;
+  }
+
+  function put(item, node) {
+    if (item.display) {
+      const box = document.createElement("div");
+      box.className = "fn-display";
+      box.append(node);
+      node = box;
+    }
+    item.text.replaceWith(node);
+    item.element.classList.add("typeset");
+    left -= 1;
+  }
+
+  function typeset(item) {
+    if (item.done) return;
+    item.done = true;
+    const options = { display: item.display };
+    try {
+      put(item, window.MathJax.tex2chtml(item.tex, options));
+    } catch (error) {
+      if (!error.retry) throw error; // an extension is being loaded
+      window.MathJax.tex2chtmlPromise(item.tex, options).then((node) => {
+        put(item, node);
+        flush();
+      });
+    }
+  }
+
+  // Put the rules that new characters need into the page.
+  function flush() {
+    window.MathJax.startup.document.clear();
+    window.MathJax.startup.document.updateDocument();
+    if (left === 0) finished();
+  }
+
+  function near(item, margin) {
+    const box = item.element.getBoundingClientRect();
+    return box.bottom >= -margin && box.top <= window.innerHeight + margin;
+  }
+
+  // Typeset what is on the screen; what becomes shorter brings more onto it.
+  function screen(margin) {
+    for (let round = 0; round < 4; round += 1) {
+      const seen = items.filter((item) => !item.done && near(item, margin));
+      if (seen.length === 0) break;
+      seen.forEach(typeset);
+      flush();
+    }
+  }
+
+  function target() {
+    let id = window.location.hash.slice(1);
+    try { id = decodeURIComponent(id); } catch (error) { /* a malformed hash names nothing */ }
+    return id ? document.getElementById(id) : null;
+  }
+
+  // Something that the reader sees and that should stay where it is.
+  function held() {
+    const aim = target();
+    const inside = (box) => box.bottom > 0 && box.top < window.innerHeight;
+    if (aim && inside(aim.getBoundingClientRect())) return aim;
+    for (const y of [80, 160, 240, 320]) {
+      const found = document.elementFromPoint(window.innerWidth / 2, y);
+      const block = found && found.closest("p, li, h1, h2, h3, div.math, pre, tr, img, svg");
+      if (block && block.closest("article")) return block;
+    }
+    return null;
+  }
+
+  function keep(change) {
+    const block = held();
+    const before = block && block.getBoundingClientRect().top;
+    change();
+    if (!block) return;
+    const moved = block.getBoundingClientRect().top - before;
+    if (Math.abs(moved) >= 1) window.scrollBy({ top: moved, behavior: "instant" });
+  }
+
+  function idle() {
+    if (left === 0) { root.classList.remove("fn-anchoring"); return; }
+    const waiting = items.filter((item) => !item.done);
+    if (waiting.length === 0) { setTimeout(idle, 50); return; }
+    let cut = waiting.findIndex((item) => item.element.getBoundingClientRect().bottom >= 0);
+    if (cut < 0) cut = waiting.length;
+    const below = waiting.slice(cut);
+    const above = waiting.slice(0, cut).reverse();
+    const order = below.length ? below : above;
+    const work = () => {
+      const end = performance.now() + SLICE;
+      for (const item of order) {
+        typeset(item);
+        if (performance.now() > end) break;
+      }
+      flush();
+    };
+    if (below.length) work(); else keep(work);
+    next();
+  }
+
+  function next() {
+    if (window.requestIdleCallback) window.requestIdleCallback(idle, { timeout: 200 });
+    else setTimeout(idle, 30);
+  }
+
+  function go() {
+    const aim = target();
+    if (!aim) return;
+    aim.scrollIntoView({ behavior: "instant" });
+    keep(() => screen(window.innerHeight / 2));
+    aim.scrollIntoView({ behavior: "instant" });
+  }
+
+  function start() {
+    root.classList.add("fn-anchoring"); // we hold the page, not the browser
+    collect();
+    screen(0);
+    go();
+    root.classList.remove("fn-wait");
+    window.performance.mark("fn-first-screen");
+    window.addEventListener("hashchange", go);
+    window.addEventListener("scroll", () => keep(() => screen(200)), { passive: true });
+    window.addEventListener("beforeprint", window.fnTypesetAll);
+    if (left === 0) finished();
+    next();
+  }
+})();
