@@ -1,0 +1,46 @@
+# The two commands are `make book` and `make test`; each is complete by itself.
+# Needed: make and Python 3.11 or newer (say which with PYTHON=python3.12).
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help book test serve notebooks clean
+
+help:
+	@echo "make book       execute every chapter and build the site into _build/html/"
+	@echo "make test       run all tests, those of the pages in headless Chromium too"
+	@echo "make serve      open the built site in a browser"
+	@echo "make notebooks  write one notebook a chapter to _build/notebooks/"
+	@echo "make clean      remove what was built (not .venv)"
+
+book: $(STAMP)
+	@$(BIN)/python tools/build_book.py
+
+test: $(STAMP)
+	@$(BIN)/python tools/run_tests.py
+
+serve: $(STAMP)
+	@$(BIN)/python tools/serve.py
+
+notebooks: $(STAMP)
+	@$(BIN)/python tools/build_notebooks.py
+
+clean:
+	rm -rf _build build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# Installed once, and again only when a pin or the package's own metadata changes.
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed and $(PYTHON) is not it." \
+	       "Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
+	  rm -rf .venv; echo "$(PYTHON) cannot make a virtual environment" \
+	  "(on Debian and Ubuntu: apt-get install python3-venv)."; exit 1; }
+	@echo "Installing the pinned requirements into .venv (once; PyTorch alone takes minutes) …"
+	@start=$$(date +%s); \
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt && \
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	  --no-build-isolation --no-deps --editable . && \
+	echo "Installed in $$(( $$(date +%s) - start )) s." && touch $@
