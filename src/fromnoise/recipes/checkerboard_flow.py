@@ -19,8 +19,8 @@ RECIPE = Recipe(
     schedule=CondOT(),
     budgets={
         "cpu": {
-            "steps": 10_000,
-            "batch_size": 1024,
+            "steps": 8_000,
+            "batch_size": 512,
             "lr": 2e-3,
             "warmup": 200,
             "ema_decay": 0.999,

@@ -1,0 +1,104 @@
+"""Recipes: named, frozen, and trained from their name alone."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fromnoise import checkpoints, recipes, training
+from fromnoise.recipes import checkerboard_flow
+from fromnoise.training import Settings
+
+TINY = {"steps": 6, "batch_size": 8, "warmup": 2, "progress": False}
+
+
+def test_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(ValueError, match="no recipe is called 'nix': there are checkerboard-flow,"):
+        recipes.get("nix")
+    assert {"checkerboard-flow", "digits-flow"} <= set(recipes.names())
+
+
+def test_unknown_budget_lists_the_known_ones():
+    with pytest.raises(ValueError, match="budget is 'tpu': checkerboard-flow has cpu, gpu"):
+        recipes.train("checkerboard-flow", "tpu")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_are_complete(name):
+    recipe = recipes.get(name)
+    assert recipe.name == name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.name = "other"
+    assert set(recipe.budgets) == {"cpu", "gpu"}
+    for settings in recipe.budgets.values():
+        Settings(**settings)  # raises if one is impossible
+    net = recipe.build()
+    assert sum(p.numel() for p in net.parameters()) <= 2_000_000
+    x = torch.randn(2, *recipe.event)
+    assert net(x, 0.5).shape == x.shape
+
+
+def test_building_depends_on_the_seed_alone():
+    recipe = recipes.get("checkerboard-flow")
+    before = torch.get_rng_state()
+    first, same, other = recipe.build(1), recipe.build(1), recipe.build(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.first.weight, same.first.weight)
+    assert not torch.equal(first.first.weight, other.first.weight)
+
+
+def test_trained_weights_are_written_and_load(tmp_path):
+    out = tmp_path / "weights.safetensors"
+    trained = recipes.train("checkerboard-flow", out=out, seed=3, **TINY)
+    found = checkpoints.load(out)
+    x = torch.randn(4, 2)
+    assert torch.equal(found.net(x, 0.5), trained.net(x, 0.5))
+    assert found.record == trained.record
+    assert found.record["recipe"] == "checkerboard-flow" and found.record["seed"] == 3
+    assert found.record["settings"]["steps"] == 6  # what was changed is told
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]  # checkpoint removed
+    assert found.sample(3, steps=2).shape == (3, 2)
+
+
+def test_sampling_in_batches_is_the_same(tmp_path):
+    out = tmp_path / "weights.safetensors"
+    recipes.train("checkerboard-flow", out=out, **TINY)
+    found = checkpoints.load(out)
+    whole, parts = (
+        found.sample(10, steps=3, batch_size=size, generator=torch.Generator().manual_seed(0))
+        for size in (256, 4)
+    )
+    assert torch.allclose(whole, parts, atol=1e-6)
+
+
+def test_an_interrupted_recipe_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    expected = recipes.train("checkerboard-flow", **TINY)
+    out = tmp_path / "weights.safetensors"
+    target, calls = checkerboard_flow.RECIPE.target, []
+
+    def failing(self, net, data, generator=None):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("the power is cut")
+        return loss(self, net, data, generator)
+
+    loss = target.loss
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "loss", failing)
+        with pytest.raises(RuntimeError, match="power"):
+            recipes.train("checkerboard-flow", out=out, **TINY)
+    assert not out.exists() and (tmp_path / "weights.safetensors.training").is_dir()
+    found = recipes.train("checkerboard-flow", out=out, resume=True, **TINY)
+    assert found.losses == expected.losses
+    states = found.net.state_dict(), expected.net.state_dict()
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_the_checkpoint_of_another_recipe_is_refused(tmp_path, monkeypatch):
+    out = tmp_path / "weights.safetensors"
+    monkeypatch.setattr(checkpoints, "save", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        recipes.train("checkerboard-flow", out=out, **TINY)
+    other = dataclasses.replace(checkerboard_flow.RECIPE, options={"dim": 2, "hidden": 8})
+    with pytest.raises(training.CheckpointError, match="is of another run: network is 'MLP"):
+        other.train(out=out, resume=True, **TINY)

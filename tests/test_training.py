@@ -1,0 +1,332 @@
+"""The training loop: resuming is bit for bit, and every broken checkpoint is refused by name."""
+
+import math
+import signal
+from dataclasses import dataclass
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from fromnoise import training
+from fromnoise.distributions import Checkerboard, laboratory
+from fromnoise.networks import MLP
+from fromnoise.paths import GaussianPath
+from fromnoise.schedules import CondOT, Cosine
+from fromnoise.targets import ConditionalFlowMatching
+from fromnoise.training import CheckpointError, Settings, Stopped, train
+
+TARGET = ConditionalFlowMatching(GaussianPath(CondOT()))
+POINTS = torch.randn(50, 2, generator=torch.Generator().manual_seed(9)) + 1.0
+QUICK = {"steps": 12, "batch_size": 16, "progress": False, "warmup": 3}
+
+
+class Dropping(nn.Module):
+    """A network whose training uses the global random generator, and that has a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = MLP(2, hidden=8, depth=1)
+        self.dropout = nn.Dropout(0.3)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x, t):
+        if self.training:
+            self.seen += len(x)
+        return self.dropout(self.net(x, t))
+
+
+def fresh(build=lambda: MLP(2, hidden=8, depth=1)):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return build()
+
+
+@dataclass(frozen=True)
+class Interrupting:
+    """A target that presses Ctrl-C in the middle of a step."""
+
+    at: int
+    calls: list
+
+    def loss(self, net, data, generator=None):
+        self.calls.append(len(self.calls))
+        if len(self.calls) == self.at:
+            signal.raise_signal(signal.SIGINT)
+        return TARGET.loss(net, data, generator)
+
+
+def same(a, b):
+    states = a.state_dict(), b.state_dict()
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(states[0][k], states[1][k]) for k in states[0]
+    )
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A checkpoint in ``tmp_path`` after 5 of the 12 steps of ``QUICK`` on ``POINTS``."""
+    stop_after(monkeypatch, 5, fresh(), POINTS, tmp_path)
+    return tmp_path / training.CHECKPOINT
+
+
+def stop_after(monkeypatch, steps, net, data, folder, **options):
+    """Train and press Ctrl-C in step number ``steps``."""
+    calls = []
+
+    def loss(self, net, batch, generator=None):
+        calls.append(1)
+        if len(calls) == steps:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, net, batch, generator)
+
+    original = ConditionalFlowMatching.loss
+    with monkeypatch.context() as patch:
+        patch.setattr(ConditionalFlowMatching, "loss", loss)
+        with pytest.raises(Stopped, match=rf"stopped after step {steps} of .*resume=True"):
+            train(net, TARGET, data, **{**QUICK, **options}, checkpoint_dir=folder)
+
+
+# Resuming ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [lambda: MLP(2, hidden=8, depth=1), Dropping])
+@pytest.mark.parametrize("data", [POINTS, Checkerboard()], ids=["tensor", "law"])
+@pytest.mark.parametrize("cut", [1, 7])
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, build, data, cut):
+    whole = fresh(build)
+    expected = train(whole, TARGET, data, **QUICK)
+    stop_after(monkeypatch, cut, fresh(build), data, tmp_path)
+    torch.manual_seed(12345)  # another state of the global generator must not matter
+    # The weights that the resumed network starts from must not matter either.
+    continued = build()
+    found = train(continued, TARGET, data, **QUICK, checkpoint_dir=tmp_path, resume=True)
+    assert found.losses == expected.losses and len(found.losses) == 12
+    assert same(found.net, expected.net)
+    assert same(continued, whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, monkeypatch):
+    expected = train(fresh(), TARGET, POINTS, **QUICK)
+    stop_after(monkeypatch, 4, fresh(), POINTS, tmp_path)
+    found = train(fresh(), TARGET, POINTS, **QUICK, checkpoint_dir=tmp_path, resume=True)
+    again = train(fresh(), TARGET, POINTS, **QUICK, checkpoint_dir=tmp_path, resume=True)
+    assert same(found.net, expected.net) and same(again.net, expected.net)
+    assert again.losses == expected.losses
+
+
+def test_periodic_checkpoints_are_written(tmp_path):
+    path = tmp_path / training.CHECKPOINT
+    steps = []
+
+    class Watching:
+        def loss(self, net, data, generator=None):
+            if path.exists():
+                with safe_open(path, "pt") as file:
+                    steps.append(len(file.get_tensor("losses")))
+            return TARGET.loss(net, data, generator)
+
+    train(fresh(), Watching(), POINTS, **QUICK, checkpoint_dir=tmp_path, checkpoint_every=5)
+    assert sorted(set(steps)) == [5, 10]
+    assert [p.name for p in tmp_path.iterdir()] == [training.CHECKPOINT]  # no temporary files
+
+
+def test_resume_without_a_checkpoint_starts(tmp_path):
+    found = train(fresh(), TARGET, POINTS, **QUICK, checkpoint_dir=tmp_path, resume=True)
+    assert same(found.net, train(fresh(), TARGET, POINTS, **QUICK).net)
+
+
+def test_ctrl_c_without_a_folder_says_that_nothing_was_saved():
+    target = Interrupting(at=2, calls=[])
+    with pytest.raises(Stopped, match="stopped after step 2 of 12; nothing was saved"):
+        train(fresh(), target, POINTS, **QUICK)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# Checkpoints that must not be used ---------------------------------------------------------------
+
+
+def resume(folder, **changes):
+    net = changes.pop("net", None) or fresh()
+    data = changes.pop("data", POINTS)
+    target = changes.pop("target", TARGET)
+    return train(net, target, data, **{**QUICK, **changes}, checkpoint_dir=folder, resume=True)
+
+
+def test_an_existing_checkpoint_is_not_overwritten(stopped):
+    before = stopped.read_bytes()
+    with pytest.raises(CheckpointError, match="holds a checkpoint already: pass resume=True"):
+        train(fresh(), TARGET, POINTS, **QUICK, checkpoint_dir=stopped.parent)
+    assert stopped.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"lr": 0.1}, "settings.lr is 0.001 in the checkpoint and 0.1 here"),
+        ({"steps": 20}, "settings.steps is 12 in the checkpoint and 20 here"),
+        ({"seed": 1}, "settings.seed is 0 in the checkpoint and 1 here"),
+        ({"net": MLP(2, hidden=16)}, "network is 'MLP"),
+        ({"data": POINTS + 1}, r"data is 'tensor \(50, 2\)"),
+        (
+            {"target": ConditionalFlowMatching(GaussianPath(Cosine()))},
+            r"schedule=CondOT\(\).*schedule=Cosine\(\)",
+        ),
+    ],
+)
+def test_another_configuration_is_refused_with_the_difference(stopped, changes, difference):
+    with pytest.raises(CheckpointError, match=f"is of another run: .*{difference}"):
+        resume(stopped.parent, **changes)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1], ids=lambda k: f"first {k} bytes")
+def test_a_truncated_checkpoint_is_refused(stopped, keep):
+    stopped.write_bytes(stopped.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"cannot be read as safetensors"):
+        resume(stopped.parent)
+
+
+def test_a_flipped_bit_is_noticed(stopped):
+    content = bytearray(stopped.read_bytes())
+    content[-40] ^= 1
+    stopped.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"is damaged: SHA-256 of its tensors"):
+        resume(stopped.parent)
+
+
+def test_a_pickle_is_refused(stopped):
+    torch.save({"net": fresh().state_dict()}, stopped)
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        resume(stopped.parent)
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(stopped, monkeypatch):
+    before = stopped.read_bytes()
+
+    def broken(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(training, "save_file", broken)
+    with pytest.raises(OSError, match="No space left"):
+        resume(stopped.parent)
+    assert stopped.read_bytes() == before
+    assert list(stopped.parent.iterdir()) == [stopped]
+
+
+# Learning ----------------------------------------------------------------------------------------
+
+
+def test_training_learns():
+    law = laboratory(dtype=torch.float32)
+    net = fresh(lambda: MLP(2, hidden=32, depth=2))
+    trained = train(net, TARGET, law, steps=200, batch_size=128, lr=3e-3, progress=False)
+    # The part of the loss that no network can remove is the larger one.
+    assert sum(trained.losses[-50:]) < 0.9 * sum(trained.losses[:50])
+    assert not trained.net.training
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    first, second = (train(fresh(), TARGET, POINTS, **QUICK, seed=4).net for _ in range(2))
+    assert same(first, second)
+    assert not same(first, train(fresh(), TARGET, POINTS, **QUICK, seed=5).net)
+
+
+def test_the_callers_random_state_is_left_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    train(fresh(), TARGET, POINTS, **QUICK)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_float64_networks_train_in_float64():
+    trained = train(fresh().double(), TARGET, POINTS, **QUICK)
+    assert next(trained.net.parameters()).dtype == torch.float64
+
+
+def test_the_record_says_how_it_was_made():
+    record = train(fresh(), TARGET, POINTS, **QUICK, seed=7).record
+    assert record["seed"] == 7 and record["steps"] == 12
+    assert record["settings"]["batch_size"] == 16 and record["settings"]["lr"] == 1e-3
+    assert record["device"].startswith("cpu") and record["wall_seconds"] >= 0
+    assert record["parameters"] == sum(p.numel() for p in fresh().parameters())
+    assert record["versions"]["torch"] == torch.__version__
+    assert len(record["loss_curve"]["loss"]) == 12
+    assert "CondOT" in record["target"] and "tensor (50, 2)" in record["data"]
+
+
+@pytest.mark.parametrize(("n", "batch"), [(10, 3), (4, 10), (5, 5)])
+def test_every_epoch_visits_every_datum_once(n, batch):
+    data = torch.arange(n)
+    steps = 3 * n  # a whole number of epochs: 3 n batches are 3 * batch epochs
+    seen = torch.cat([training._batch(data, batch, s, 0, torch.Generator()) for s in range(steps)])
+    epochs = seen.reshape(-1, n)
+    assert torch.equal(epochs.sort(dim=1).values, data.expand_as(epochs))
+    assert len({tuple(e.tolist()) for e in epochs}) > 1  # in changing orders
+
+
+def test_learning_rate_rises_then_falls():
+    settings = Settings(steps=110, lr=2.0, warmup=10)
+    rates = [training.learning_rate_at(s, settings) for s in range(110)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
+    assert rates[60] == pytest.approx(1.0)
+    assert 0 < rates[-1] < 0.001
+    assert training.learning_rate_at(99, Settings(steps=100, lr=2.0, decay=False)) == 2.0
+
+
+def test_ema_is_its_formula():
+    net, average = nn.Linear(2, 1), nn.Linear(2, 1)
+    expected = average.weight.detach().clone()
+    for step in range(5):
+        decay = training.ema_decay_at(step, 0.3)
+        assert decay == min(0.3, (1 + step) / (10 + step))
+        with torch.no_grad():
+            net.weight += 1.0
+        training.update_ema(average, net, decay)
+        expected = decay * expected + (1 - decay) * net.weight.detach()
+        assert torch.allclose(average.weight, expected, atol=1e-6)
+    assert training.ema_decay_at(10**6, 0.999) == 0.999
+
+
+def test_buffers_are_copied_into_the_average():
+    trained = train(fresh(Dropping), TARGET, POINTS, **QUICK)
+    assert trained.net.seen.item() == 12 * 16
+
+
+def test_loss_curve_averages_equal_stretches():
+    curve = training.loss_curve([1.0, 3.0, 5.0, 7.0, 9.0], points=3)
+    assert curve == {"step": [0.5, 2.5, 4.0], "loss": [2.0, 6.0, 9.0]}
+
+
+# Mistakes ----------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    class Exploding:
+        def loss(self, net, data, generator=None):
+            return TARGET.loss(net, data, generator) * math.inf
+
+    with pytest.raises(FloatingPointError, match="the loss is inf at step 0: lower lr"):
+        train(fresh(), Exploding(), POINTS, **QUICK, checkpoint_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"warmup": 13}, r"warmup is 13: it must lie in \[0, steps=12\]"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"ema_decay": 1.0}, r"ema_decay is 1.0"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(fresh(), TARGET, POINTS, **{**QUICK, **changes})
+
+
+def test_no_data():
+    with pytest.raises(ValueError, match="data is empty"):
+        train(fresh(), TARGET, POINTS[:0], **QUICK)
