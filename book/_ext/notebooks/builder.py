@@ -7,6 +7,7 @@ their outputs from the execution that made the page.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -18,6 +19,7 @@ import nbformat
 import pybtex.plugin
 import site_address
 from docutils import nodes
+from jupyter_cache import get_cache
 from myst_nb.core.read import create_nb_reader
 from sphinx.builders import Builder
 from sphinx.config import Config
@@ -141,7 +143,7 @@ class NotebookBuilder(Builder):
         first = nbformat.v4.new_code_cell(install_cell(version("fromnoise"), self.site))
         first.metadata.update(cellView="form", tags=["install"])
         made.append(first)
-        executed = self._executed(docname, source)
+        executed = self._executed(source)
         for item in body[1:]:
             if isinstance(item, Code):
                 made.append(_code_cell(source.cells[item.index], executed.get(item.index)))
@@ -270,17 +272,17 @@ class NotebookBuilder(Builder):
             raise ValueError(f"{path} has a kernel but is not a notebook. See its header.")
         return reader.read(text)
 
-    def _executed(
-        self, docname: str, source: nbformat.NotebookNode
-    ) -> dict[int, nbformat.NotebookNode]:
-        """The executed cells, by index, where their sources are the chapter's of today."""
-        path = Path(self.env.mystnb_config.output_folder, f"{docname}.ipynb")
-        if not path.exists():
+    def _executed(self, source: nbformat.NotebookNode) -> dict[int, list[nbformat.NotebookNode]]:
+        """The outputs of the code cells by index, from the cache that the page was made with.
+
+        Empty if the cells, as they stand now, were not executed.
+        """
+        try:
+            cache = get_cache(self.env.mystnb_config.execution_cache_path)
+            _, executed = cache.merge_match_into_notebook(copy.deepcopy(source))
+        except KeyError:
             return {}
-        executed = nbformat.read(path, as_version=4)
-        if [cell.source for cell in executed.cells] != [cell.source for cell in source.cells]:
-            return {}
-        return {i: cell for i, cell in enumerate(executed.cells) if cell.cell_type == "code"}
+        return {i: cell.outputs for i, cell in enumerate(executed.cells) if "outputs" in cell}
 
 
 class _Numbers:
@@ -348,7 +350,7 @@ def _with_removed(
 
 
 def _code_cell(
-    source: nbformat.NotebookNode, executed: nbformat.NotebookNode | None
+    source: nbformat.NotebookNode, executed: list[nbformat.NotebookNode] | None
 ) -> nbformat.NotebookNode:
     cell = nbformat.v4.new_code_cell(source.source)
     cell.metadata.update(source.metadata)
@@ -357,5 +359,5 @@ def _code_cell(
         cell.metadata["cellView"] = "form"
         cell.metadata["jupyter"] = {"source_hidden": True}
     if executed is not None and not tags & {"remove-output", "remove_output", "remove-cell"}:
-        cell["outputs"] = outputs.portable(executed.outputs)
+        cell["outputs"] = outputs.portable(executed)
     return cell

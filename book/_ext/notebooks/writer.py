@@ -13,6 +13,7 @@ content, a display is one line, an anchor is an empty `<a>`.
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ class Code:
 
 @dataclass(frozen=True)
 class Markdown:
-    """A block of Markdown; `kind` is "heading", "paragraph", "display", "quote" or "other"."""
+    """A block of Markdown; `kind` is "heading", "paragraph", "display", "quote", "list",
+    "table" or "other"."""
 
     text: str
     kind: str = "other"
@@ -264,7 +266,7 @@ class Writer:
             if isinstance(child, nodes.title):
                 made.append(Markdown(self._caption(node, child, "table"), "paragraph"))
             elif isinstance(child, nodes.tgroup):
-                made.append(Markdown(self._table(child)))
+                made.append(Markdown(self._table(child), "table"))
         return made
 
     def _table(self, group: nodes.tgroup) -> str:
@@ -679,13 +681,20 @@ def join(blocks: Sequence[Markdown]) -> str:
 
 
 def quote(blocks: Sequence[Block]) -> list[Block]:
-    """Blocks as a block quote; a code cell among them stands outside."""
+    """Blocks as a block quote; a code cell or a table among them stands outside.
+
+    Some readers know no tables within a block quote.
+    """
     made: list[Block] = []
     for group in _groups(blocks):
         if isinstance(group, Code):
             made.append(group)
-        else:
-            lines = join(group).split("\n")
+            continue
+        for is_table, run in itertools.groupby(group, key=lambda block: block.kind == "table"):
+            if is_table:
+                made.extend(run)
+                continue
+            lines = join(list(run)).split("\n")
             made.append(Markdown("\n".join(f"> {line}".rstrip() for line in lines), "quote"))
     return made
 
