@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import signal
 
 import matplotlib.image
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from fromnoise import checkpoints, recipes
 from fromnoise.cli import app
 from fromnoise.recipes import checkerboard_flow
+from fromnoise.targets import ConditionalFlowMatching
 
 TINY = {"steps": 4, "batch_size": 8, "warmup": 1}
 
@@ -72,6 +74,21 @@ def test_train_twice_and_resume(quick, tmp_path, monkeypatch):
     assert result.exit_code == 1 and "holds a checkpoint already" in result.output
     result = run("train", "checkerboard-flow", "--out", weights, "--resume")
     assert result.exit_code == 0 and weights.is_file()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(quick, tmp_path, monkeypatch):
+    def pressing(self, net, data, generator=None):
+        signal.raise_signal(signal.SIGINT)
+        return loss(self, net, data, generator)
+
+    loss = ConditionalFlowMatching.loss
+    weights = tmp_path / "w.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(ConditionalFlowMatching, "loss", pressing)
+        result = run("train", "checkerboard-flow", "--out", weights)
+    assert result.exit_code == 130
+    assert "stopped after step 1 of 4; saved to" in result.output and "--resume" in result.output
+    assert run("train", "checkerboard-flow", "--out", weights, "--resume").exit_code == 0
 
 
 def test_a_grid_of_images(images, tmp_path):

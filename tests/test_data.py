@@ -130,6 +130,13 @@ def test_a_missing_file_is_named(tiny, tmp_path, monkeypatch):
         data.digits("test")
 
 
+def test_a_folder_without_the_set_leads_to_the_network(tiny, tmp_path, monkeypatch, no_network):
+    put(tiny, tmp_path, "mnist")
+    monkeypatch.setenv("FROMNOISE_DATA", str(tmp_path))
+    with pytest.raises(data.Unreachable):
+        data.fashion("train")
+
+
 def test_a_folder_that_is_none_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("FROMNOISE_DATA", str(tmp_path / "nix"))
     with pytest.raises(data.DataError, match="which is no folder"):
