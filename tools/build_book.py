@@ -33,6 +33,7 @@ from typing import Any
 
 import nbformat
 import yaml
+from build_wheel import build_wheel
 from myst_nb.core.read import read_myst_markdown_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -380,6 +381,7 @@ def build(out: Path, toc: Path, jobs: int) -> int:
     if code:
         say("The book was not built: Sphinx warned (see above), and warnings are errors.")
         return code
+    build_wheel(out / "html" / "_static" / "wheels")  # what the notebooks install
     built = time.perf_counter()
     say(
         f"\nThe book is in {out / 'html'} (open index.html through `make serve`).\n"
