@@ -21,6 +21,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -30,11 +31,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from fromnoise._files import replacing
 from fromnoise.distributions import Law
 from fromnoise.targets import Target
+
+with warnings.catch_warnings():
+    # A notebook without ipywidgets gets the bar of a terminal, which is no reason to warn.
+    warnings.filterwarnings("ignore", "IProgress not found")
+    from tqdm.auto import tqdm
 
 FORMAT = "fromnoise-training-1"
 CHECKPOINT = "training.safetensors"
