@@ -9,19 +9,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import site_address
 from docutils import nodes
+from fromnoise_trim import trim
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
-
-from fromnoise_trim import trim
+from sphinx.util.docutils import SphinxDirective
 
 
 def derive_repository(app: Sphinx, config: Config) -> None:
-    """On GitHub, take the repository's name from GITHUB_REPOSITORY."""
+    """On GitHub, take the repository's name from GITHUB_REPOSITORY; derive the site's address."""
+    options = config.html_theme_options
     name = os.environ.get("GITHUB_REPOSITORY")
     if name:
-        config.html_theme_options["repository_url"] = f"https://github.com/{name}"
+        options["repository_url"] = f"https://github.com/{name}"
+    if not config.html_baseurl:
+        config.html_baseurl = site_address.site(options["repository_url"])
 
 
 def executed_again(
@@ -84,7 +88,6 @@ def prepare_maths(
     )
     context["metatags"] = (
         context.get("metatags", "")
-        + f'<link rel="preload" as="script" href="{pathto("_static/mathjax/tex-chtml.js", 1)}">'
         + fonts
         + "<script>document.documentElement.classList.add('fn-wait');"
         "setTimeout(function(){document.documentElement.classList.remove('fn-wait')},1500)"
@@ -92,16 +95,67 @@ def prepare_maths(
     )
 
 
+def lead_buttons(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Let the buttons of a chapter lead to its notebook, which Colab can open.
+
+    The theme would send Colab to the chapter's Markdown, and offer that Markdown for download as
+    a notebook.
+    """
+    repository = app.config.html_theme_options["repository_url"]
+    for group in context.get("header_buttons", []):
+        buttons = group.get("buttons", [])
+        if group.get("label") == "launch-buttons":
+            for button in buttons:
+                button["url"] = site_address.colab(repository, pagename)
+                button["text"] = "Open in Colab"
+        if group.get("label") == "download-buttons":
+            group["buttons"] = [b for b in buttons if b.get("label") == "download-pdf-button"]
+            if app.env.metadata.get(pagename, {}).get("kernelspec"):
+                url = f"{repository}/raw/notebooks/{pagename}.ipynb"
+                group["buttons"].insert(
+                    0,
+                    {
+                        "type": "link",
+                        "url": url,
+                        "text": ".ipynb",
+                        "tooltip": "Download the notebook",
+                        "icon": "fas fa-code",
+                        "label": "download-notebook-button",
+                    },
+                )
+
+
 def is_maths(node: nodes.Node) -> bool:
     """Whether `node` is a formula."""
     return isinstance(node, nodes.math | nodes.math_block)
 
 
+class CiteThisBook(SphinxDirective):
+    """`cite-this-book`: a BibTeX entry, with the site's address as the configuration has it."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make a block of code that can be copied."""
+        config = self.env.config
+        entry = (
+            "@book{fromnoise,\n"
+            "  title  = {From Noise: Flow Matching and Diffusion Models, Derived and Executed},\n"
+            f"  author = {{{{{config.author}}}}},\n"
+            f"  year   = {{{config.copyright[:4]}}},\n"
+            f"  url    = {{{config.html_baseurl}}}\n"
+            "}"
+        )
+        return [nodes.literal_block(entry, entry, language="bibtex", classes=["copyable"])]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx."""
+    app.add_directive("cite-this-book", CiteThisBook)
     app.connect("config-inited", derive_repository)
     app.connect("env-get-outdated", executed_again)
     app.connect("html-page-context", prepare_maths)
+    app.connect("html-page-context", lead_buttons, priority=900)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", trim)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

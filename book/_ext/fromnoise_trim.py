@@ -34,6 +34,7 @@ REMOVED = (
     r'\s*<meta name="viewport" content="width=device-width, initial-scale=1" ?/>',
     r'\s*<div id="ethical-ad-placement".*?</div>',
 )
+AT_ONCE = "documentation_options|maths|searchtools|language_data|searchindex"
 SEARCH = r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>'
 
 
@@ -74,20 +75,46 @@ def page(text: str, search: bool, version: str) -> str:
     repeated = re.findall(selector, text)
     if len(repeated) > 1:
         text = re.sub(selector, "", text, count=len(repeated) - 1)
+    if 'class="fn-landing"' not in text:
+        text = re.sub(r'\s*<script [^>]*src="[^"]*landing\.js[^>]*></script>', "", text)
     if 'class="sd-' not in text and " sd-" not in text:
         text = re.sub(r'\s*<link [^>]*href="[^"]*sphinx-design\.min\.css[^>]*/>', "", text)
     # The options must be there for the inline scripts that add to them, and what MathJax is to do
     # before MathJax; all else can wait.
-    text = re.sub(
-        r'<script src="(?![^"]*(?:documentation_options|maths|searchtools|language_data|searchindex))',
-        r'<script defer src="',
-        text,
-    )
+    text = re.sub(rf'<script src="(?![^"]*(?:{AT_ONCE}))', '<script defer src="', text)
+    text = statements(text)
     sheet = re.search(r'<link [^>]*href="([^"]*)book\.css[^>]*/>', text)
     if sheet and "icons.css" not in text:
         link = f'<link rel="stylesheet" type="text/css" href="{sheet[1]}icons.css?v={version}" />'
         text = text.replace(sheet[0], f"{link}\n    {sheet[0]}")
     return re.sub(r"icons\.css\?v=\w+", f"icons.css?v={version}", text)
+
+
+GRADES = {"●": "check", "●●": "derive or code", "●●●": "extend"}
+
+
+def statements(text: str) -> str:
+    """Statements with a link to themselves, exercises with their grade, proofs with an end.
+
+    sphinx-proof and sphinx-exercise give all their boxes the same ids; those go.
+    """
+    text = re.sub(r' id="(?:proof|exercise|solution)-content"', "", text)
+    text = re.sub(
+        r'(<div class="(?:proof|exercise)[^"]*" id="([^"]+)">\s*<p class="admonition-title">)'
+        r"((?:(?!</p>|headerlink).)*)</p>",
+        r'\1\3<a class="headerlink" href="#\2" title="Link to this">#</a></p>',
+        text,
+    )
+    text = re.sub(
+        r"(<section>\s*<p>)(●{1,3})(?=\s)",
+        lambda m: f'{m[1]}<span class="fn-grade" title="{GRADES[m[2]]}">{m[2]}</span>',
+        text,
+    )
+    return re.sub(
+        r'<div class="proof admonition" id="proof">\s*<p>Proof\. ',
+        '<div class="proof fn-proof admonition">\n<p><span class="fn-proof-word">Proof.</span> ',
+        text,
+    )
 
 
 def icons(out: Path, names: set[str]) -> str:

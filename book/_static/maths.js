@@ -47,9 +47,46 @@
       box.append(node);
       node = box;
     }
+    else if (item.tex.length > 24) breakable(node);
     item.text.replaceWith(node);
     item.element.classList.add("typeset");
+    if (!item.display) hold(item.element);
     left -= 1;
+  }
+
+  // Let a long formula in a line of text break after relations, signs and commas, which TeX does
+  // and MathJax 3 does not.  MathJax marks the space around them with an attribute.
+  function breakable(node) {
+    const maths = node.querySelector("mjx-math");
+    const row = maths.children.length === 1 && maths.firstElementChild.matches("mjx-mrow")
+      ? maths.firstElementChild : maths;
+    const parts = [...row.children];
+    parts.forEach((part, i) => {
+      if (i === 0 || !part.hasAttribute("space") || !parts[i - 1].matches("mjx-mo")) return;
+      part.before(document.createElement("mjx-break"));
+    });
+    node.classList.add("fn-breaks");
+  }
+
+  // A full stop does not begin a line, nor does a bracket end one.
+  function hold(element) {
+    const after = element.nextSibling;
+    const before = element.previousSibling;
+    const stop = after && after.nodeType === 3 && after.data.match(/^[.,;:!?)\]\u2019\u201d]+/);
+    const open = before && before.nodeType === 3 && before.data.match(/[([\u2018\u201c]+$/);
+    if (!stop && !open) return;
+    const span = document.createElement("span");
+    span.className = "fn-hold";
+    element.replaceWith(span);
+    if (open) {
+      before.data = before.data.slice(0, -open[0].length);
+      span.append(open[0]);
+    }
+    span.append(element);
+    if (stop) {
+      after.data = after.data.slice(stop[0].length);
+      span.append(stop[0]);
+    }
   }
 
   function typeset(item) {

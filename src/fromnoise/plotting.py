@@ -29,9 +29,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
@@ -530,6 +531,8 @@ def _svg(fig: Figure) -> tuple[ElementTree.Element, float, float]:
         )
     root = ElementTree.fromstring(buffer.getvalue())
     _tidy(root)
+    if any(isinstance(artist, AxesImage | QuadMesh) for artist in fig.findobj()):
+        root.set("class", "fn-pixels")  # values, not dots: a theme must not brighten them
     css_width = float(fig.get_size_inches()[0]) * _CSS_PER_INCH
     sizes = [
         text.get_fontsize() * _CSS_PER_POINT
