@@ -275,22 +275,30 @@ def test_the_checkerboard_is_a_checkerboard():
 def test_samples_of_digits_are_recognized_and_diverse():
     """A nearest-neighbour classifier on the small digits is sure of most, and sees all classes.
 
-    "Sure": at least 4 of the 5 nearest neighbours agree. For real digits that holds for about 95 %
-    of them; for blurs and noise the neighbours are ones, whatever the picture.
+    "Sure": of the 5 small digits that correlate most with the picture 4 share a class, and the
+    best correlates by more than 0.65. So counted it was sure of 87 % of real digits (MNIST's test
+    set), of 52 % of pictures pasted together from the halves of two digits, and of no noise; of
+    200 samples of these weights, 74 %. Below 65 % they would be no better than scraps of digits.
     """
     generator = torch.Generator().manual_seed(0)
-    x = checkpoints.load("digits-flow").sample(80, steps=10, generator=generator)
-    assert x.shape == (80, 1, 28, 28) and x.isfinite().all()
+    x = checkpoints.load("digits-flow").sample(160, steps=10, generator=generator)
+    assert x.shape == (160, 1, 28, 28) and x.isfinite().all()
     small = data.small_digits()
-    real = data.to_unit(small.images).flatten(1)
-    near = torch.cdist(x.flatten(1), real).topk(5, largest=False).indices
-    votes = torch.nn.functional.one_hot(small.labels[near], 10).sum(dim=1)  # (80, 10)
-    sure = votes.amax(dim=1) >= 4
-    assert sure.float().mean() > 0.75
+    real = data.to_unit(small.images)
+
+    def standardized(images):
+        flat = images.flatten(1)
+        centred = flat - flat.mean(dim=1, keepdim=True)
+        return centred / centred.norm(dim=1, keepdim=True)
+
+    near = (standardized(x) @ standardized(real).T).topk(5)  # (160, 5)
+    votes = torch.nn.functional.one_hot(small.labels[near.indices], 10).sum(dim=1)  # (160, 10)
+    sure = (votes.amax(dim=1) >= 4) & (near.values[:, 0] > 0.65)
+    assert sure.float().mean() > 0.65
     classes = votes.argmax(dim=1)[sure].bincount(minlength=10)
-    assert (classes > 0).sum() >= 9
-    assert classes.max() <= 30  # no class has swallowed the others (8 expected of each)
+    assert (classes > 0).all()
+    assert classes.max() <= 48  # no class has swallowed the others (16 of each, were it perfect)
     # They are drawn, not grey: most pixels are near paper or ink, in the share of real digits.
-    assert (x.abs() > 0.7).float().mean() > 0.8
+    assert (x.abs() > 0.7).float().mean() > 0.85
     ink = ((x > 0).float().mean() / (real > 0).float().mean()).item()
-    assert 0.7 < ink < 1.4
+    assert 0.8 < ink < 1.25
