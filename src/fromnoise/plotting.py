@@ -61,7 +61,7 @@ ink = "#24292f"
 muted = "#7d7f83"
 """A grey that reads on white and on black: references, guides, things in the background."""
 
-colors = ["#0067a6", "#c94f00", "#008f68", "#a83f85", "#d19500", "#4fa3dc"]
+colors = ["#006bad", "#c94f00", "#008f68", "#a83f85", "#d19500", "#4fa3dc"]
 """Six series colours after Okabe and Ito, told apart under every common colour blindness; the
 first four keep a contrast of 3 or more on white and on the book's dark ground."""
 
@@ -458,7 +458,7 @@ def frames(
         'padding:.15em .5em;cursor:pointer">▶</button>'
         f'<input type="range" min="0" max="{len(pictures) - 1}" value="{start}" step="1" '
         f'aria-label="Frame" aria-valuetext="{html.escape(labels[start], quote=True)}" '
-        'style="flex:1;min-width:4em;accent-color:var(--fn-c0,#0067a6)">'
+        'style="flex:1;min-width:4em;accent-color:var(--fn-c0,#006bad)">'
         '<output style="min-width:5.5em;font-variant-numeric:tabular-nums">'
         f"{html.escape(labels[start])}</output></div>"
         f"<script>{_SLIDER.replace('UNIQUE', unique).replace('PAUSE', str(pause))}</script></div>"
