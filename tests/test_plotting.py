@@ -119,6 +119,13 @@ def test_field_and_density_weigh_little():
     assert ax.get_aspect() == 1.0
 
 
+def test_masked_arrows_are_left_out():
+    fig, ax = plotting.figure(width=3, height=3)
+    plotting.arrows(ax, lambda x: x.where(x[:, :1] > 0, torch.nan), 2.0, 9, scale=4.0)
+    picture = plotting.show(fig, "Arrows to the right of the axis, none on its left.")
+    assert "nan" not in picture.markup
+
+
 def test_raster_without_theme_is_marked():
     fig, ax = plotting.figure()
     ax.imshow(np.eye(4))

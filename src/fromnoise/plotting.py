@@ -636,7 +636,9 @@ def _merge(element: ElementTree.Element) -> None:
     for child in element:
         _merge(child)
     children: list[ElementTree.Element] = []
-    i, everything = 0, list(element)
+    # matplotlib writes a masked arrow (a velocity that is nan) as a path without an outline
+    everything = [child for child in element if child.tag != "path" or "d" in child.attrib]
+    i = 0
     while i < len(everything):
         first, rest = everything[i], _look(everything[i])
         run = [first]
