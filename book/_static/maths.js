@@ -145,13 +145,20 @@
     return null;
   }
 
+  // Hold the page while `change` is made.  As long as the reader does not scroll, it is held to
+  // the same place, or the roundings of many corrections would add up.
+  let anchor = { block: null, top: 0, scroll: -1 };
   function keep(change) {
-    const block = held();
-    const before = block && block.getBoundingClientRect().top;
+    if (!anchor.block || anchor.scroll !== window.scrollY) {
+      const block = held();
+      anchor = { block, top: block ? block.getBoundingClientRect().top : 0, scroll: 0 };
+    }
     change();
-    if (!block) return;
-    const moved = block.getBoundingClientRect().top - before;
-    if (Math.abs(moved) >= 1) window.scrollBy({ top: moved, behavior: "instant" });
+    if (anchor.block) {
+      const moved = anchor.block.getBoundingClientRect().top - anchor.top;
+      if (Math.abs(moved) >= 0.5) window.scrollBy({ top: moved, behavior: "instant" });
+    }
+    anchor.scroll = window.scrollY;
   }
 
   function idle() {

@@ -1,0 +1,519 @@
+"""Every page of the built site in headless Chromium, with the network cut.
+
+The site is served under a base path, as GitHub serves it.  Nothing may come from outside, spill
+over the page, stay untypeset or lead nowhere; formulas are timed on a page of their own.
+"""
+
+import functools
+import gzip
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "_build" / "html"
+BASE = "/some/base/"
+LIMIT = 1_500_000  # bytes of a page with all it loads, compressed
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]
+
+# In CI a missing browser is a failure (of the fixture below), elsewhere it is said and left out.
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("CI"),
+    reason="no Chromium: the pages are not opened in a browser (install chromium to check them)",
+)
+
+
+def pages() -> list[str]:
+    """Every page in the table of contents, and those that Sphinx adds."""
+
+    def walk(node):
+        if isinstance(node, dict):
+            yield from (str(node[key]) for key in ("root", "file") if key in node)
+            for value in node.values():
+                yield from walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from walk(value)
+
+    content = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [*walk(content), "search", "genindex"]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The built book; `make test` has just built it, otherwise it is brought up to date here."""
+    if os.environ.get("FROMNOISE_BOOK_IS_BUILT") != "1":
+        from filelock import FileLock
+
+        with FileLock(tmp_path_factory.getbasetemp().parent / "book.lock"):
+            command = [sys.executable, str(ROOT / "tools" / "build_book.py")]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+    return SITE
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder under BASE, compressing nothing, and says nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def translate_path(self, path):
+        if not path.startswith(BASE):
+            return str(Path(self.directory) / "outside-the-base-path")
+        return super().translate_path("/" + path[len(BASE) :])
+
+    def log_message(self, *arguments):
+        """Stay quiet."""
+
+
+def serve(folder: Path):
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}{BASE}"
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    server, url = serve(site)
+    yield url
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    assert CHROMIUM, "no Chromium found: install it, or name it in CHROMIUM"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+# ---------------------------------------------------------------------------------------------
+# Every page, opened
+
+OVERFLOW = """() => {
+  const wide = document.documentElement.scrollWidth;
+  if (wide <= innerWidth) return null;
+  const inside = "mjx-container, pre, svg, .fn-figure, .pst-scrollable-table-container";
+  return [wide, ...[...document.querySelectorAll("main *")]
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(inside))
+    .slice(0, 3).map(e => e.outerHTML.slice(0, 200))];
+}"""
+
+# Text that spills out of the article though the page does not scroll, because a box hides it.
+CLIPPED = """() => {
+  const article = document.querySelector("article.bd-article");
+  if (!article) return [];
+  const edge = article.getBoundingClientRect().right + 1;
+  const inside = ".fn-display, pre, svg, .fn-figure, .pst-scrollable-table-container, " +
+    ".output, [hidden], mjx-assistive-mml, .headerlink, .visually-hidden";
+  return [...article.querySelectorAll("p, li, h1, h2, h3, mjx-container, code, img, table")]
+    .filter(e => !e.closest(inside) && e.getClientRects().length)
+    .filter(e => [...e.getClientRects()].some(box => box.right > edge))
+    .slice(0, 3).map(e => e.outerHTML.slice(0, 300));
+}"""
+
+RAW = r"""() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  for (let n = walker.nextNode(); n; n = walker.nextNode()) {
+    const at = n.parentElement.closest("pre, code, script, style, mjx-assistive-mml");
+    if (!at && /\\\(|\\\[|\$\$|\\begin\{|\(\?\?\?\)|\{(?:prf:)?(?:ref|eq|numref|cite)/.test(n.data))
+      found.push(n.data.trim().slice(0, 120));
+  }
+  return found;
+}"""
+
+CONTRAST = """(theme) => {
+  const root = document.documentElement;
+  root.dataset.theme = theme; root.dataset.mode = theme;
+  const probe = document.createElement("span");
+  document.querySelector("article.bd-article").append(probe);
+  const rgb = (css) => { probe.style.color = css; return getComputedStyle(probe).color
+    .match(/[\\d.]+/g).slice(0, 3).map(Number); };
+  const light = (c) => { const l = c.map(v => { v /= 255;
+    return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+    return 0.2126 * l[0] + 0.7152 * l[1] + 0.0722 * l[2]; };
+  const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+    return (x + 0.05) / (y + 0.05); };
+  const grounds = [rgb("var(--pst-color-background)"), rgb("var(--fn-panel)")];
+  const body = getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).map(Number);
+  const least = (css) => Math.min(...grounds.map(g => ratio(rgb(css), g)));
+  const result = { ground: ratio(body.slice(0, 3), grounds[0]) };
+  for (const name of ["--pst-color-text-base", "--pst-color-link", "--fn-quiet", "--fn-muted",
+      "--fn-convention", "--fn-pitfall", "--fn-c0", "--fn-c1", "--fn-c2", "--fn-c3", "--fn-c4",
+      "--fn-c5"]) result[name] = least(`var(${name})`);
+  const inks = [...document.querySelectorAll("article .fn-figure")]
+    .map(e => ratio(rgb(getComputedStyle(e).color), grounds[0]));
+  result.ink = inks.length ? Math.min(...inks) : 21;
+  result.formula = Math.min(21, ...[...document.querySelectorAll("mjx-container")].slice(0, 5)
+    .map(e => ratio(rgb(getComputedStyle(e).color), grounds[0])));
+  probe.remove();
+  return result;
+}"""
+
+
+@needs_browser
+@pytest.mark.parametrize("name", pages())
+def test_page(name, site, address, browser):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    said, outside, loaded = [], [], set()
+    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+
+    def request(event):
+        if event.url.startswith(address):
+            loaded.add(urlparse(event.url).path[len(BASE) :])
+        elif not event.url.startswith(("data:", "blob:")):
+            outside.append(event.url)
+
+    page.on("request", request)
+    response = page.goto(f"{address}{name}.html")
+    assert response.status == 200
+    page.evaluate("() => window.fnTypesetAll ? window.fnTypesetAll() : null")
+    page.evaluate("() => document.fonts.ready.then(() => null)")
+    assert outside == []
+    # hidden solutions are part of the page
+    page.evaluate(
+        "() => document.querySelectorAll('.toggle-hidden > button').forEach(b => b.click())"
+    )
+    assert page.locator(".toggle-hidden").count() == 0
+    assert (
+        page.evaluate(
+            "() => [...document.querySelectorAll('mjx-merror')].map(e => "
+            "[e.getAttribute('data-mjx-error'), e.textContent])"
+        )
+        == []
+    )
+    assert page.evaluate(RAW) == []
+    if page.locator("article.bd-article").count():
+        for theme in ("light", "dark"):
+            contrast = page.evaluate(CONTRAST, theme)
+            assert contrast.pop("ground") == pytest.approx(1.0, abs=0.02)
+            graphics = {f"--fn-c{i}" for i in range(4)} | {"--fn-muted"}
+            for key, value in contrast.items():
+                least = 2.3 if key in ("--fn-c4", "--fn-c5") else 3 if key in graphics else 4.5
+                assert value >= least, (theme, key, value)
+    for width in (1280, 375):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(OVERFLOW) is None, width
+        assert page.evaluate(CLIPPED) == [], width
+    for box in page.locator(".fn-frames").all():
+        slide = box.locator("[data-frame]:not([hidden])")
+        bar = box.locator("input[type=range]")
+        bar.evaluate("e => { e.value = 0; e.dispatchEvent(new Event('input')); }")
+        assert slide.count() == 1
+        assert slide.get_attribute("data-label") == box.locator("output").inner_text()
+    assert said == []
+    missing = [path for path in loaded if not (site / unquote(path)).is_file()]
+    assert missing == []
+    weight = sum(packed(site / unquote(path)) for path in loaded)
+    assert weight <= LIMIT, f"{weight / 1e6:.2f} MB"
+    context.close()
+
+
+def packed(path: Path) -> int:
+    data = path.read_bytes()
+    return min(len(data), len(gzip.compress(data, 6)))
+
+
+@needs_browser
+def test_search_finds_a_theorem(address, browser):
+    page = browser.new_page()
+    page.goto(f"{address}search.html?q=marginalization")
+    page.wait_for_selector("#search-results li")
+    found = page.locator("#search-results li a").all_inner_texts()
+    assert any("robability paths" in text for text in found), found
+    page.close()
+
+
+@needs_browser
+def test_landing_moves_unless_asked_not_to(address, browser):
+    for motion, moves in (("no-preference", True), ("reduce", False)):
+        context = browser.new_context(reduced_motion=motion)
+        page = context.new_page()
+        page.goto(f"{address}index.html")
+        page.wait_for_selector(".fn-landing.ready")
+        before = page.locator(".fn-landing output").inner_text()
+        page.wait_for_timeout(600)
+        after = page.locator(".fn-landing output").inner_text()
+        assert (before != after) is moves, motion
+        if not moves:
+            assert after == "t = 1.00"
+        context.close()
+    assert (SITE / "_static" / "landing" / "flow.webp").stat().st_size <= 300_000
+
+
+# ---------------------------------------------------------------------------------------------
+# Every page, read
+
+
+class Reader(HTMLParser):
+    """Collects ids, links and pictures of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.silent: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag == "img" and "alt" not in values:
+            self.silent.append(values.get("src", "")[:80])
+        if tag == "svg" and not ({"aria-label", "aria-hidden"} & values.keys()):
+            self.silent.append(str(values)[:120])
+
+
+@pytest.fixture(scope="session")
+def read(site) -> dict[str, Reader]:
+    found = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    return {
+        path.relative_to(site).as_posix(): Reader(path.read_text(encoding="utf-8"))
+        for path in found
+    }
+
+
+def test_links_and_anchors_lead_somewhere(site, read):
+    broken = []
+    for name, page in read.items():
+        for link in page.links:
+            if urlparse(link).scheme or link.startswith("//"):
+                continue
+            target, anchor = urldefrag(urljoin(name, link))
+            target = unquote(target) or name
+            if target not in read:
+                if not (site / target).is_file():
+                    broken.append((name, link))
+            elif anchor and unquote(anchor) not in read[target].ids:
+                broken.append((name, link))
+    assert broken == []
+
+
+def test_ids_are_unique_and_pictures_say_what_they_show(read):
+    for name, page in read.items():
+        twice = [key for key, count in Counter(page.ids).items() if count > 1]
+        assert twice == [], name
+        # frames lie in a box that carries the text for all of them
+        silent = [svg for svg in page.silent if "min-width:min(100%" not in svg]
+        assert silent == [], name
+
+
+def test_figures_have_a_sentence(site):
+    figures = 0
+    for path in site.rglob("*.html"):
+        for label in re.findall(r'class="fn-figure.*?aria-label="([^"]*)"', path.read_text()):
+            figures += 1
+            assert len(label.split()) >= 4, (path.name, label)
+    assert figures >= 10
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book").rglob("*.md")), ids=lambda p: p.stem)
+def test_statements_have_labels_and_exercises_solutions(path):
+    text = path.read_text(encoding="utf-8")
+    kinds = r"prf:(?!proof\b|ref\b)\w+|exercise|solution"
+    for block in re.finditer(rf"^(`{{3,}})\{{({kinds})\}}(.*(?:\n.*){{0,4}})", text, flags=re.M):
+        label = re.search(r"^:label: (\S+)$", block[3], flags=re.M)
+        assert label and re.fullmatch(r"[a-z]{3}-[a-z0-9-]+", label[1]), block[0]
+    exercises = re.findall(r"^`{3,}\{exercise\}.*\n(?::.*\n)*?:label: (\S+)", text, flags=re.M)
+    solved = set(re.findall(r"^`{3,}\{solution\} (\S+)", text, flags=re.M))
+    assert set(exercises) == solved
+    if path.parent.name.startswith("part"):
+        assert len(exercises) >= 6
+
+
+def test_address_stands_in_one_place():
+    """Owner and name of the repository are in _config.yml alone."""
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    name = url.removeprefix("https://github.com/")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    files = listed.stdout.split() or [p.relative_to(ROOT) for p in (ROOT / "book").rglob("*.md")]
+    found = []
+    for file in files:
+        path = ROOT / file
+        if path.suffix in (".md", ".py", ".yml", ".toml", ".cff", ".js", ".css", "") and (
+            path.is_file() and name in path.read_text(encoding="utf-8", errors="ignore")
+        ):
+            found.append(str(file))
+    assert found == ["_config.yml"]
+
+
+# ---------------------------------------------------------------------------------------------
+# A page of 150 displayed formulas, and a fork
+
+DISPLAYS = (
+    r"p_t(x) = \int_{\mathbb{R}^d} p_t(x \mid x_1)\, p_1(x_1)\, \mathrm{d}x_1",
+    r"\begin{aligned} \partial_t p_t &= -\nabla\cdot\bigl(p_t u_t\bigr) + \tfrac12 g_t^2 \Delta p_t"
+    r" \\ &= -\sum_{i=1}^d \frac{\partial}{\partial x_i}\bigl(p_t\,u_t^{(i)}\bigr)"
+    r" + \frac{g_t^2}{2}\sum_{i=1}^d \frac{\partial^2 p_t}{\partial x_i^2} \end{aligned}",
+    r"\mathbb{E}\lVert u^\theta_t(X_t) - u_t(X_t\mid X_1)\rVert^2 ="
+    r" \mathbb{E}\lVert u^\theta_t(X_t)-u_t(X_t)\rVert^2 + \operatorname{tr}\operatorname{Cov}",
+    r"s_t(x) = \frac{\sum_k w_k\,\mathcal{N}(x; m_k, C_k)\,C_k^{-1}(m_k - x)}"
+    r"{\sum_k w_k\,\mathcal{N}(x; m_k, C_k)}",
+    r"e^{tA} = \sum_{k=0}^\infty \frac{t^k}{k!}"
+    r"\begin{pmatrix} a_{11} & \cdots & a_{1n}\\ \vdots & \ddots & \vdots \\"
+    r" a_{n1} & \cdots & a_{nn}\end{pmatrix}^{k}",
+)
+INLINES = (
+    r"x_t = \alpha_t x_1 + \sigma_t \varepsilon",
+    r"\lambda_t = \log(\alpha_t/\sigma_t)",
+    r"u_t : \mathbb{R}^d \to \mathbb{R}^d",
+    r"D_t(x)=\mathbb{E}[X_1\mid X_t=x]",
+)
+NOTEBOOK = """---
+jupytext:
+  text_representation: {extension: .md, format_name: myst}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+# A page with a cell
+
+```{code-cell} python3
+1 + 1
+```
+"""
+
+
+@pytest.fixture(scope="session")
+def formulas(tmp_path_factory):
+    """A site of two pages, built as a fork would build it: 150 displays; a cell."""
+    folder = tmp_path_factory.mktemp("formulas")
+    book = folder / "book"
+    book.mkdir()
+    lines = ["# A page of formulas", ""]
+    for k in range(150):
+        if k % 10 == 0:
+            lines += [f"(part-{k // 10})=", f"## Part {k // 10} on $p_{{{k}}}$", ""]
+        words = "every point of the law keeps its own path and moves with the field"
+        lines += [f"{words} ${INLINES[k % 4]}$ {words} ${INLINES[(k + 1) % 4]}$, {words}.", ""]
+        lines += ["```{math}", f":label: eq-{k}", DISPLAYS[k % 5], "```", ""]
+    (book / "index.md").write_text("\n".join(lines), encoding="utf-8")
+    (book / "cell.md").write_text(NOTEBOOK, encoding="utf-8")
+    (book / "references.bib").write_text("", encoding="utf-8")
+    shutil.copytree(
+        ROOT / "book" / "_static", book / "_static", ignore=shutil.ignore_patterns("checkpoints")
+    )
+    toc = folder / "_toc.yml"
+    toc.write_text("format: jb-book\nroot: index\nchapters: [{file: cell}]\n", encoding="utf-8")
+    program = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import build_book\n"
+        "out = Path(sys.argv[2]); sys.exit(build_book.run_sphinx(out / '_build', out / '_toc.yml',"
+        " {'nb_execution_mode': 'off'}, book=out / 'book', quiet=True))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT / "tools"), str(folder)],
+        env={**os.environ, "GITHUB_REPOSITORY": "reader/fork"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    server, url = serve(folder / "_build" / "html")
+    yield folder / "_build" / "html", url
+    server.shutdown()
+
+
+def test_buttons_of_a_fork_lead_to_the_fork(formulas):
+    text = (formulas[0] / "cell.html").read_text(encoding="utf-8")
+    own = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    assert own not in text
+    colab = "https://colab.research.google.com/github/reader/fork/blob/notebooks/cell.ipynb"
+    for link in (colab, "https://github.com/reader/fork/edit/main/book/cell.md"):
+        assert f'href="{link}"' in text, link
+    assert 'rel="canonical" href="https://reader.github.io/fork/cell.html"' in text
+
+
+SHIFT = """window.shift = 0; new PerformanceObserver(list => { for (const entry of
+  list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value; })
+  .observe({ type: "layout-shift", buffered: true });"""
+FIRST = "performance.getEntriesByName('fn-first-screen').length > 0"
+PENDING = "document.querySelectorAll('article .math:not(.typeset)').length"
+PENDING_SEEN = """[...document.querySelectorAll("article .math:not(.typeset)")]
+  .map(e => e.getBoundingClientRect())
+  .filter(box => box.bottom > 0 && box.top < innerHeight).length"""
+
+
+@needs_browser
+def test_first_screen_is_typeset_within_a_second(formulas, browser):
+    """On two cores, from a local server: the best of several loads, for other work may be on."""
+    seconds = []
+    for _ in range(8):
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        page.add_init_script(SHIFT)
+        page.goto(formulas[1])
+        page.wait_for_function(FIRST)
+        mark = "performance.getEntriesByName('fn-first-screen')[0].startTime / 1000"
+        seconds.append(page.evaluate(mark))
+        assert page.evaluate(PENDING_SEEN) == 0
+        page.wait_for_function(f"{PENDING} === 0")  # all of it, when the browser is idle
+        assert page.locator("mjx-container").count() >= 450
+        assert page.evaluate("window.shift") <= 0.02
+        context.close()
+        if seconds[-1] <= 1:
+            break
+    assert min(seconds) <= 1, seconds
+
+
+@needs_browser
+def test_a_jump_finds_its_target_typeset_and_in_view(formulas, browser):
+    top = "document.getElementById('part-13').getBoundingClientRect().top"
+    for enter in ("address", "click"):
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        if enter == "address":
+            page.goto(f"{formulas[1]}#part-13")
+            page.wait_for_function(FIRST)
+        else:
+            page.goto(formulas[1])
+            page.wait_for_function(FIRST)
+            page.evaluate("location.hash = 'part-13'")
+            page.wait_for_function(f"{top} < innerHeight")
+        page.wait_for_timeout(50)
+        assert page.evaluate(PENDING_SEEN) == 0
+        place = page.evaluate(top)
+        assert 0 <= place < 300, (enter, place)
+        page.wait_for_function(f"{PENDING} === 0")
+        page.wait_for_timeout(100)
+        # 130 formulas above have found their height since, and the page has not moved
+        assert abs(page.evaluate(top) - place) <= 2, enter
+        page.close()
+
+
+@needs_browser
+def test_printing_leaves_nothing_untypeset(formulas, browser):
+    page = browser.new_page()
+    page.add_init_script(f"addEventListener('afterprint', () => {{ window.left = {PENDING}; }})")
+    page.goto(formulas[1])
+    page.wait_for_function(FIRST)
+    assert page.evaluate(PENDING) > 0  # else the test says nothing
+    page.pdf()
+    assert page.evaluate("window.left") == 0
+    page.close()
