@@ -82,12 +82,17 @@ def _copy(folder: Path) -> None:
     )
 
 
+def digest(wheel: Path) -> str:
+    """The SHA-256 of a wheel."""
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
 def _hash(folder: Path) -> str:
-    digest = hashlib.sha256()
+    content = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        content.update(path.relative_to(folder).as_posix().encode())
+        content.update(path.read_bytes())
+    return content.hexdigest()
 
 
 def main() -> int:

@@ -55,11 +55,13 @@ def expand(tex: str, macros: Macros) -> str:
 
     Raises `ValueError` when an argument is missing or the macros call each other without end.
     """
+    expanded, longest = tex, 1000 * (len(tex) + 100)
     for _ in range(50):
-        expanded = _expand_once(tex, macros)
-        if expanded == tex:
-            return tex
-        tex = expanded
+        before, expanded = expanded, _expand_once(expanded, macros)
+        if expanded == before:
+            return expanded
+        if len(expanded) > longest:
+            break
     raise ValueError(
         f"The macros in {tex[:80]!r} expand without end. Look for one that uses itself."
     )
@@ -74,11 +76,10 @@ def _clean(tex: str, macros: Macros, table: bool) -> str:
     tex = " ".join(tex.split())
     tex = re.sub(r"<(?=[A-Za-z/!?])", "< ", tex)  # `a<b` would open an HTML tag
     tex = re.sub(r"&(?=#?\w+;)", "& ", tex)  # `&lt;` would be a character reference
-    tex = re.sub(r"(?<!\\)\\$", r"\\ ", tex)
     if table:
         tex = re.sub(r"\\\|", r"\\Vert ", tex)
-        tex = tex.replace("|", r"\vert ")
-    return tex
+        tex = " ".join(tex.replace("|", r"\vert ").split())
+    return re.sub(r"(?<!\\)\\$", r"\\ ", tex)  # a formula may end in a control space
 
 
 def _strip_comments(tex: str) -> str:

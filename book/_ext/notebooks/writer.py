@@ -79,7 +79,7 @@ class Writer:
         self.wanted = {
             anchor[1:]
             for node in doctree.findall(nodes.Element)
-            if (anchor := self._link(node)).startswith("#")
+            if (anchor := self._link(node)).startswith("#") and not _in_summary(node)
         }
         self.emitted: set[str] = set()
 
@@ -729,6 +729,15 @@ def escape(text: str) -> str:
     text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
     text = re.sub(r"&(?=#?\w+;)(?!lt;)", "&amp;", text)
     return text.replace("](", "&#93;(").replace("[^", "&#91;^")
+
+
+def _in_summary(node: nodes.Node) -> bool:
+    """Whether `node` is in the title of a solution, whose links are left out."""
+    while node is not None:
+        if isinstance(node, nodes.title):
+            return type(node.parent).__name__ == "solution_node"
+        node = node.parent
+    return False
 
 
 def _guard(text: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "book" / "_ext"))
 
-project = "Mini Book"
+project = html_title = "Mini Book"
 extensions = [
     "myst_nb",
     "sphinx_proof",
@@ -15,7 +15,9 @@ extensions = [
     "notebooks",
 ]
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
-nb_execution_mode = "off"
+nb_execution_mode = "cache"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
 bibtex_bibfiles = ["mini.bib"]
 bibtex_reference_style = "author_year"
 bibtex_default_style = "unsrt"
