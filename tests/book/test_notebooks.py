@@ -225,6 +225,7 @@ def test_display_takes_a_number() -> None:
     ("formula", "expected"),
     [
         (r"|x| + \|y\|", r"$\vert x\vert + \Vert y\Vert$"),
+        (r"a \\|b|", r"$a \\\vert b\vert$"),
         (r"a<b", r"$a< b$"),
         (r"1<2", r"$1<2$"),
         (r"\text{if $a \in A$ holds}", r"$\text{if }a \in A\text{ holds}$"),

@@ -77,8 +77,9 @@ def _clean(tex: str, macros: Macros, table: bool) -> str:
     tex = re.sub(r"<(?=[A-Za-z/!?])", "< ", tex)  # `a<b` would open an HTML tag
     tex = re.sub(r"&(?=#?\w+;)", "& ", tex)  # `&lt;` would be a character reference
     if table:
-        tex = re.sub(r"\\\|", r"\\Vert ", tex)
-        tex = " ".join(tex.replace("|", r"\vert ").split())
+        bars = {"|": r"\vert ", r"\|": r"\Vert "}
+        tex = re.sub(r"\\.|\|", lambda m: bars.get(m.group(), m.group()), tex)
+        tex = " ".join(tex.split())
     return re.sub(r"(?<!\\)\\$", r"\\ ", tex)  # a formula may end in a control space
 
 
