@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -40,7 +41,7 @@ def lint(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         opened = re.match(rf"\s*(`{{3,}}|:{{3,}})\{{({LABELLED})\}}(.*)", line)
         if opened and opened[2] not in ("math", "figure"):
-            head = lines[number : number + 6]
+            head = list(itertools.takewhile(lambda h: h.startswith(":"), lines[number:]))
             label = next((h.split(":label:")[1].strip() for h in head if ":label:" in h), "")
             if not label:
                 say(number, f"{opened[2]} without a :label:")

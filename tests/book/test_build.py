@@ -1,0 +1,142 @@
+"""What makes a chapter run again, and what a cell that fails has to say."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import build_book  # noqa: E402
+import check_chapter  # noqa: E402
+
+HEADER = """---
+jupytext:
+  text_representation: {extension: .md, format_name: myst}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+# A chapter
+
+Prose.
+
+"""
+CELL = "```{{code-cell}} python3\n{}\n```\n\n"
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A book of one chapter, and a package of four rooms in which `c` imports `b` imports `a`."""
+    book, package = tmp_path / "book", tmp_path / "src" / "fromnoise"
+    for folder in (book, package / "wing"):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text("x = 1\n")
+    (package / "b.py").write_text("from fromnoise.a import x\n")
+    (package / "wing" / "__init__.py").write_text("from . import c\n")
+    (package / "wing" / "c.py").write_text("from ..b import x\n")
+    (package / "d.py").write_text("")
+    monkeypatch.setattr(build_book, "ROOT", tmp_path)
+    monkeypatch.setattr(build_book, "BOOK", book)
+    monkeypatch.setattr(build_book, "PACKAGE", package)
+    monkeypatch.setattr(build_book, "CHECKPOINTS", book / "_static" / "checkpoints")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: one\n")
+    return tmp_path
+
+
+def write(house: Path, *cells: str, prose: str = "") -> build_book.Chapter:
+    text = HEADER + prose + "".join(CELL.format(cell) for cell in cells)
+    (house / "book" / "one.md").write_text(text, encoding="utf-8")
+    (chapter,) = build_book.chapters(house / "_toc.yml")
+    return chapter
+
+
+def test_key_follows_cells_and_imports_but_not_prose(house):
+    cell = "from fromnoise import wing"
+    key = write(house, cell).key
+    assert write(house, cell, prose="More words.\n\n").key == key
+    assert write(house, cell + "  # again").key != key
+    package = house / "src" / "fromnoise"
+    (package / "d.py").write_text("y = 2\n")  # not imported
+    assert write(house, cell).key == key
+    (package / "a.py").write_text("x = 2\n")  # imported through two others
+    assert write(house, cell).key != key
+
+
+def test_key_follows_weights_only_of_chapters_that_load_some(house):
+    (house / "src" / "fromnoise" / "checkpoints.py").write_text("")
+    plain, loading = "from fromnoise import a", "from fromnoise import checkpoints"
+    before = [write(house, cell).key for cell in (plain, loading)]
+    weights = house / "book" / "_static" / "checkpoints" / "digits.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    after = [write(house, cell).key for cell in (plain, loading)]
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("import fromnoise.b", {"__init__.py", "b.py"}),
+        ("%time x\nfrom fromnoise.wing.c import x", {"__init__.py", "c.py"}),
+        ("import torch", set()),
+    ],
+)
+def test_imported_modules(house, source, names):
+    assert {path.name for path in build_book.imported_modules(source)} == names
+
+
+def test_execution_is_kept_and_reused(house):
+    cache, record = house / "cache", build_book.Record(house / "executed.json")
+    chapter = write(house, "import os, sys\nprint(os.listdir(), 'FROMNOISE_DATA' in os.environ)")
+    assert not record.fresh(chapter, cache)
+    assert build_book.execute_all([chapter], cache, record, jobs=1)
+    again = build_book.Record(house / "executed.json")
+    assert again.fresh(write(house, chapter.notebook.cells[-1].source, prose="New.\n\n"), cache)
+    from jupyter_cache import get_cache
+
+    _, notebook = get_cache(cache).merge_match_into_notebook(chapter.notebook)
+    (output,) = notebook.cells[-1].outputs
+    assert output.text == "[] False\n"  # an empty folder, and no folder of data
+    assert not again.fresh(write(house, "print(1)"), cache)
+
+
+def test_failure_names_chapter_cell_line_and_traceback_every_time(house, capsys):
+    cache, record = house / "cache", build_book.Record(house / "executed.json")
+    chapter = write(house, "a = 1", "b = 2\nraise ArithmeticError(f'{a + b} is odd')")
+    for _ in range(2):
+        assert not build_book.execute_all([chapter], cache, record, jobs=1)
+        said = capsys.readouterr().out
+        assert "one FAILED" in said
+        line = chapter.path.read_text().splitlines().index("b = 2") + 1
+        assert f"book/one.md, code cell 2, line {line}:" in said
+        assert "ArithmeticError: 3 is odd" in said and "\x1b[" not in said
+        assert not record.fresh(chapter, cache)
+
+
+def test_a_cell_that_writes_to_stderr_fails(house, capsys):
+    record = build_book.Record(house / "executed.json")
+    chapter = write(house, "import warnings\nwarnings.warn('deprecated since long')")
+    assert not build_book.execute_all([chapter], house / "cache", record, jobs=1)
+    said = capsys.readouterr().out
+    assert "writes to stderr" in said and "deprecated since long" in said
+
+
+def test_record_survives_on_disk(house):
+    record = build_book.Record(house / "executed.json")
+    record.put(write(house, "1"), 12.34)
+    content = json.loads((house / "executed.json").read_text())
+    assert content["one"]["seconds"] == 12.3
+    assert build_book.Record(house / "executed.json").seconds("one") == 12.3
+
+
+def test_lint_sees_what_a_chapter_must_not_do(tmp_path):
+    path = tmp_path / "chapter.md"
+    path.write_text(
+        "(ch-x)=\n# X\n\n```{prf:theorem} T\nText, see Theorem 3.\n```\n\n"
+        "```{exercise} E\n:label: exr-e\n\nNo grade.\n```\n\n$\\eqref{x}$\n"
+    )
+    found = "\n".join(check_chapter.lint(path))
+    for phrase in ("without a :label:", "by hand", "no grade", "no solution", "\\eqref", "six"):
+        assert phrase in found, phrase
