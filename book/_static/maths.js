@@ -63,7 +63,10 @@
     const parts = [...row.children];
     parts.forEach((part, i) => {
       if (i === 0 || !part.hasAttribute("space") || !parts[i - 1].matches("mjx-mo")) return;
-      part.before(document.createElement("mjx-break"));
+      const place = document.createElement("mjx-break");
+      place.setAttribute("space", part.getAttribute("space")); // stays at the end of the line
+      part.removeAttribute("space");
+      part.before(place);
     });
     node.classList.add("fn-breaks");
   }
