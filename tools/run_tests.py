@@ -1,6 +1,8 @@
 """Run the tests on all cores, after making sure that the book they look at is built.
 
     python tools/run_tests.py [arguments of pytest]
+
+Says what it leaves out, and how long building and testing took.
 """
 
 from __future__ import annotations
