@@ -73,6 +73,7 @@ def make(folder: Path, wheel: Path) -> Path:
     parts = closure([*declared(wheel), *map(Requirement, RUNNERS)])
     content = {name: part.version for name, part in sorted(parts.items())}
     content["python"] = f"{sys.version} at {sys.executable}"
+    content["this file"] = Path(__file__).read_text(encoding="utf-8")
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     marker = folder / "key"
     if marker.exists() and marker.read_text() == key:
@@ -83,11 +84,11 @@ def make(folder: Path, wheel: Path) -> Path:
     (source,) = {Path(path).resolve() for path in site.getsitepackages() if Path(path).is_dir()}
     for distribution in parts.values():
         for file in distribution.files or []:
-            where = os.path.normpath(target / file)
-            if "bin" in file.parts[:4] or not Path(where).is_relative_to(folder):
+            where = Path(os.path.normpath(target / file))
+            if where.parent == folder / "bin" or not where.is_relative_to(folder):
                 continue  # scripts name the Python they belong to
-            Path(where).parent.mkdir(parents=True, exist_ok=True)
-            _link(Path(os.path.normpath(source / file)), Path(where))
+            where.parent.mkdir(parents=True, exist_ok=True)
+            _link(Path(os.path.normpath(source / file)), where)
     marker.write_text(key)
     return python
 
@@ -126,9 +127,9 @@ def variables(folder: Path, address: str) -> dict[str, str]:
 
 
 def run(python: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the environment's Python, without the user's site-packages."""
+    """Run the environment's Python, deaf to PYTHONPATH and the user's own packages."""
     return subprocess.run(
-        [python, "-s", *arguments],
+        [python, "-I", *arguments],
         capture_output=True,
         text=True,
         **options,  # type: ignore

@@ -478,7 +478,7 @@ def test_every_formula_is_typeset_without_an_error(built: Path) -> None:
             "<script>MathJax = {startup: {typeset: false}}</script>"
             f'<script src="{address}tex-chtml.js"></script>'
         )
-        page.wait_for_function("window.MathJax && MathJax.tex2chtml")
+        page.wait_for_function("() => Boolean(window.MathJax && MathJax.tex2chtml)")
         problems = page.evaluate(convert, [list(formula) for formula in found])
         browser.close()
     wrong = [
