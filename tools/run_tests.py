@@ -13,14 +13,16 @@ import sys
 import time
 
 import build_book
+import build_notebooks
 
 
 def main() -> int:
     """Build what is stale, then test; says what is left out and how long it took."""
     build_book.say("The tests look at the built book; bringing it up to date first.")
     start = time.perf_counter()
-    if code := build_book.build(build_book.ROOT / "_build", build_book.ROOT / "_toc.yml", jobs()):
-        return code
+    for tool in (build_book, build_notebooks):
+        if code := tool.build(build_book.ROOT / "_build", build_book.ROOT / "_toc.yml", jobs()):
+            return code
     built = time.perf_counter()
     build_book.say(f"\nRunning the tests on {jobs()} cores …")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FROMNOISE_BOOK_IS_BUILT": "1"}
@@ -29,7 +31,7 @@ def main() -> int:
     code = subprocess.run(command, cwd=build_book.ROOT, env=environment).returncode
     tested = time.perf_counter()
     build_book.say(
-        f"Time: {built - start:.0f} s bringing the book up to date, {tested - built:.0f} s "
+        f"Time: {built - start:.0f} s bringing book and notebooks up to date, {tested - built:.0f} s "
         f"testing, {tested - start:.0f} s in all."
     )
     return code
