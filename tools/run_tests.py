@@ -31,8 +31,8 @@ def main() -> int:
     code = subprocess.run(command, cwd=build_book.ROOT, env=environment).returncode
     tested = time.perf_counter()
     build_book.say(
-        f"Time: {built - start:.0f} s bringing book and notebooks up to date, {tested - built:.0f} s "
-        f"testing, {tested - start:.0f} s in all."
+        f"Time: {built - start:.0f} s bringing book and notebooks up to date, "
+        f"{tested - built:.0f} s testing, {tested - start:.0f} s in all."
     )
     return code
 
