@@ -74,25 +74,27 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 def prepare_maths(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """On a page with formulas: hide the text until its first screen is typeset, fetch early.
+    """Fetch fonts early; on a page with formulas hide the text until its first screen is typeset.
 
     If scripts are off nothing is hidden; if MathJax does not come the text appears as it is.
     """
-    if doctree is None or not any(doctree.findall(is_maths)):
-        return
     pathto = context["pathto"]
-    fonts = "".join(
-        f'<link rel="preload" as="font" type="font/woff" crossorigin href="'
-        f'{pathto(f"_static/mathjax/output/chtml/fonts/woff-v2/{font}.woff", 1)}">'
-        for font in EARLY_FONTS
+    early = [("woff2", "_static/fonts/source-serif-4-latin-wght-normal.woff2")]
+    maths = doctree is not None and any(doctree.findall(is_maths))
+    if maths:
+        folder = "_static/mathjax/output/chtml/fonts/woff-v2"
+        early += [("woff", f"{folder}/{font}.woff") for font in EARLY_FONTS]
+    head = "".join(
+        f'<link rel="preload" as="font" type="font/{kind}" crossorigin href="{pathto(path, 1)}">'
+        for kind, path in early
     )
-    context["metatags"] = (
-        context.get("metatags", "")
-        + fonts
-        + "<script>document.documentElement.classList.add('fn-wait');"
-        "setTimeout(function(){document.documentElement.classList.remove('fn-wait')},1500)"
-        "</script>"
-    )
+    if maths:
+        head += (
+            "<script>document.documentElement.classList.add('fn-wait');"
+            "setTimeout(function(){document.documentElement.classList.remove('fn-wait')},1500)"
+            "</script>"
+        )
+    context["metatags"] = context.get("metatags", "") + head
 
 
 def lead_buttons(

@@ -34,7 +34,7 @@ REMOVED = (
     r'\s*<meta name="viewport" content="width=device-width, initial-scale=1" ?/>',
     r'\s*<div id="ethical-ad-placement".*?</div>',
 )
-AT_ONCE = "documentation_options|maths|searchtools|language_data|searchindex"
+AT_ONCE = "documentation_options|maths"
 SEARCH = r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>'
 
 

@@ -11,6 +11,7 @@
   const SLICE = 30; // milliseconds of typesetting between two frames
   let items = []; // {element, tex, display, box, done}, in the order of the page
   let left = 0;
+  let started = false;
   let finished = null;
   const whenDone = new Promise((resolve) => { finished = resolve; });
 
@@ -24,8 +25,11 @@
 
   // For tests and for printing: a promise that is kept when nothing is left.
   window.fnTypesetAll = function () {
-    items.forEach(typeset);
-    flush();
+    if (!document.querySelector("span.math, div.math")) return Promise.resolve();
+    if (started) {
+      items.forEach(typeset);
+      flush();
+    }
     return whenDone;
   };
 
@@ -201,6 +205,14 @@
   function start() {
     root.classList.add("fn-anchoring"); // we hold the page, not the browser
     collect();
+    started = true;
+    screen(0);
+    // a text set in another face has other lines; the faces are asked for early, so they are near
+    const soon = new Promise((resolve) => { setTimeout(resolve, 300); });
+    Promise.race([document.fonts.ready, soon]).then(unveil);
+  }
+
+  function unveil() {
     screen(0);
     go();
     root.classList.remove("fn-wait");

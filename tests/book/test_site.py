@@ -200,7 +200,7 @@ def test_page(name, site, address, browser):
     assert outside == []
     # hidden solutions are part of the page
     page.evaluate(
-        "() => document.querySelectorAll('.toggle-hidden > button').forEach(b => b.click())"
+        "() => document.querySelectorAll('.toggle-hidden .toggle-button').forEach(b => b.click())"
     )
     assert page.locator(".toggle-hidden").count() == 0
     assert (
