@@ -8,7 +8,7 @@
 (function () {
   "use strict";
   const root = document.documentElement;
-  const SLICE = 30; // milliseconds of typesetting between two frames
+  const SLICE = 50; // milliseconds of typesetting between two frames
   let items = []; // {element, tex, display, box, done}, in the order of the page
   let left = 0;
   let started = false;
@@ -168,29 +168,34 @@
     anchor.scroll = window.scrollY;
   }
 
-  function idle() {
-    if (left === 0) { root.classList.remove("fn-anchoring"); return; }
+  // What waits, nearest first: what lies below in order, then what lies above, upwards.  Asking
+  // where things are costs a layout of the page, so it is asked again only after a scroll.
+  let order = null;
+  let above = 0; // from here on in `order`, items lie above the screen
+  function sort() {
     const waiting = items.filter((item) => !item.done);
-    if (waiting.length === 0) { setTimeout(idle, 50); return; }
     let cut = waiting.findIndex((item) => item.element.getBoundingClientRect().bottom >= 0);
     if (cut < 0) cut = waiting.length;
-    const below = waiting.slice(cut);
-    const above = waiting.slice(0, cut).reverse();
-    const order = below.length ? below : above;
+    above = waiting.length - cut;
+    order = waiting.slice(cut).concat(waiting.slice(0, cut).reverse());
+  }
+
+  function idle() {
+    if (left === 0) { root.classList.remove("fn-anchoring"); return; }
+    if (!order) sort();
+    const stop = order.length > above ? above : 0; // a slice lies below the screen, or above it
     const work = () => {
       const end = performance.now() + SLICE;
-      for (const item of order) {
-        typeset(item);
-        if (performance.now() > end) break;
-      }
+      while (order.length > stop && performance.now() < end) typeset(order.shift());
       flush();
     };
-    if (below.length) work(); else keep(work);
-    next();
+    if (stop) work(); else keep(work);
+    if (order.length) next();
+    else setTimeout(() => { order = null; idle(); }, 50); // for an extension to load
   }
 
   function next() {
-    if (window.requestIdleCallback) window.requestIdleCallback(idle, { timeout: 200 });
+    if (window.requestIdleCallback) window.requestIdleCallback(idle, { timeout: 60 });
     else setTimeout(idle, 30);
   }
 
@@ -218,7 +223,11 @@
     root.classList.remove("fn-wait");
     window.performance.mark("fn-first-screen");
     window.addEventListener("hashchange", go);
-    window.addEventListener("scroll", () => keep(() => screen(200)), { passive: true });
+    window.addEventListener("scroll", () => {
+      if (left === 0 || window.scrollY === anchor.scroll) return; // done, or moved by us
+      keep(() => screen(200));
+      order = null;
+    }, { passive: true });
     window.addEventListener("beforeprint", window.fnTypesetAll);
     if (left === 0) finished();
     next();
