@@ -7,8 +7,10 @@ and whose flow map, Jacobian determinant and densities are known in closed form.
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -415,3 +417,73 @@ def test_two_crossed_gaussians_have_no_global_lipschitz_constant():
         return torch.linalg.matrix_norm(jacobian, 2).item()
 
     assert steepness(100.0) / steepness(10.0) == pytest.approx(100, rel=0.02)
+
+
+# -- the code of the exercises' solutions, taken from the chapter --------------------------------
+
+CHAPTER = Path(__file__).parents[1] / "book" / "part1" / "flows.md"
+
+
+@pytest.fixture
+def solution():
+    """Run the python block of a solution after the cells it builds on: what it prints."""
+    text = CHAPTER.read_text(encoding="utf-8")
+    cells = re.findall(r"^```\{code-cell\} ipython3\n(.*?)^```$", text, re.S | re.M)
+
+    def part(first: str, stop: str) -> str:
+        """The one cell that contains `first`, up to the line that starts with `stop`."""
+        (cell,) = [cell for cell in cells if first in cell]
+        return cell.split(f"\n{stop}", 1)[0]
+
+    before = [
+        cells[0],
+        part("law = laboratory()", "times ="),
+        part("def galaxy(", "x ="),
+        part("def mean_error(", "methods ="),
+        part("truth = law.log_prob(data)", "truth ="),
+    ]
+
+    def run(label: str) -> list[tuple]:
+        printed: list[tuple] = []
+        names: dict = {"__name__": "chapter", "print": lambda *values: printed.append(values)}
+        needed = [*before, part("draws =", "print(")] if label == "exr-jensen" else before
+        body = text.split(f"{{solution}} {label}\n", 1)[1]
+        for code in (*needed, re.search(r"^```python\n(.*?)^```$", body, re.S | re.M)[1]):
+            exec(compile(code, label, "exec"), names)
+        return printed
+
+    dtype = torch.get_default_dtype()
+    yield run
+    torch.set_default_dtype(dtype)  # the chapter's first cell sets another
+
+
+def test_solution_stiff_spring(solution):
+    ends = dict(solution("exr-explode"))
+    assert ends[20] > 3e3 and ends[50] == 0.0
+    assert ends[25] == pytest.approx(-1) and ends[26] == pytest.approx(0.12, abs=0.005)
+
+
+def test_solution_midpoint_and_richardson(solution):
+    ((ratios,),) = solution("exr-midpoint")
+    assert [float(v) for v in ratios] == pytest.approx([4, 4], abs=0.1)
+    for order, ratios in solution("exr-richardson"):
+        assert [float(v) for v in ratios] == pytest.approx([2 ** (order + 1)] * 2, abs=0.3)
+
+
+def test_solution_same_marginals(solution):
+    """Far apart as particles, close as samples.
+
+    0.02 is twice the largest energy distance between two exact samples in the chapter's table.
+    """
+    (apart,), (distance,) = solution("exr-same-marginals")
+    assert apart > 1 and abs(distance) < 0.02
+
+
+def test_solution_jensen(solution):
+    ((factor,),) = solution("exr-jensen")
+    assert factor.shape == (6,) and (factor > 1).all() and (factor < 2).all()
+
+
+def test_solution_not_lipschitz(solution):
+    norms = dict(solution("exr-not-lipschitz"))
+    assert norms[100.0] / norms[10.0] == pytest.approx(100, rel=0.02)
