@@ -15,7 +15,7 @@ import torch
 from fromnoise import metrics
 from fromnoise.distributions import Empirical, Gaussian, GaussianMixture, laboratory
 from fromnoise.fields import ExactField, TransformedField
-from fromnoise.likelihood import divergence
+from fromnoise.likelihood import divergence, log_likelihood
 from fromnoise.paths import GaussianPath, change_of_schedule
 from fromnoise.predictions import convert
 from fromnoise.processes import ODE, probability_flow
@@ -279,6 +279,18 @@ def test_marginal_flow_carries_noise_to_the_laboratory():
         pairs = zip(end.chunk(clouds), fresh, strict=False)
         shifted = [float(distance(a + 0.5, b)) for a, b in pairs]
         assert sum(shifted) / clouds - null.mean() > 4.5 * error  # and the check can fail
+
+
+@pytest.mark.parametrize("schedule", STANDARD, ids=by_name)
+def test_marginal_flow_carries_the_density_of_noise_to_that_of_the_laboratory(schedule):
+    """p_1(Y_1) J = p_0(Y_0), the heart of `thm-transport`, to the solver's accuracy."""
+    x = LAW.sample(50, seeded(37))
+    exact = LAW.log_prob(x)
+    errors = []
+    for steps in (20, 40):
+        density = log_likelihood(ExactField(LAW, GaussianPath(schedule)), x, grid(steps, 1.0, 0.0))
+        errors.append((density - exact).abs().max().item())
+    assert errors[1] < 2e-5 and 10 < errors[0] / errors[1] < 30  # fourth order: 16
 
 
 @pytest.mark.parametrize("schedule", STANDARD, ids=by_name)
@@ -589,6 +601,13 @@ def test_solution_of_two_points():
     exact = 1 / 0.4 * (0.6 / 0.16 - 1)  # the formula at t = 0.6
     got = divergence(field.velocity, zero, torch.tensor(0.6, dtype=torch.float64)).item()
     assert got == pytest.approx(exact, rel=1e-9)
+
+
+def test_solution_of_straight():
+    """One Euler step of the marginal ODE sends everything to the mean of the data."""
+    flow, noise = probability_flow(ExactField(LAW, GaussianPath(CondOT()))), normal(20, 38)
+    end = solve_ode(flow, noise, grid(1), method=euler)
+    torch.testing.assert_close(end, LAW.mean.expand(20, 2), rtol=0.0, atol=1e-12)
 
 
 def test_solution_of_vp_flow_and_v_prediction():
