@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import string
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import site_address
 from docutils import nodes
 from fromnoise_trim import trim
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
@@ -97,6 +100,39 @@ def prepare_maths(
     context["metatags"] = context.get("metatags", "") + head
 
 
+def letter_appendices(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Number appendices by letters: "Appendix" A has Theorem A.1 and equation (A.1).
+
+    Sphinx numbers only chapters; statements outside of them would all be counted in one row, and
+    "Theorem 1" would say nothing of its place.
+    """
+    pages = env.toctree_includes.get(app.config.root_doc, [])
+    found = [name for name in pages if name.startswith("appendices/")]
+    for letter, docname in zip(string.ascii_uppercase, found, strict=False):
+        for numbers in env.toc_fignumbers.get(docname, {}).values():
+            for n, key in enumerate(sorted(numbers, key=lambda key: numbers[key][-1]), 1):
+                numbers[key] = (letter, n)
+        sections: dict[str, tuple[Any, ...]] = {}
+        counts = [0] * 8
+        for entry in env.tocs[docname].findall(addnodes.compact_paragraph):
+            reference = entry.next_node(nodes.reference)
+            depth = len(list(parents(entry, nodes.list_item))) - 1
+            counts[depth] += 1
+            counts[depth + 1 :] = [0] * (7 - depth)
+            number = (letter, *counts[1 : depth + 1])
+            sections[reference["anchorname"]] = reference["secnumber"] = number
+        env.toc_secnumbers[docname] = sections
+        env.titles[docname]["secnumber"] = (letter,)
+    return found
+
+
+def parents(node: nodes.Node, kind: type[nodes.Node]) -> Iterator[nodes.Node]:
+    """Those of the nodes around `node` that are of a `kind`."""
+    while node := node.parent:
+        if isinstance(node, kind):
+            yield node
+
+
 def lead_buttons(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
@@ -156,6 +192,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("cite-this-book", CiteThisBook)
     app.connect("config-inited", derive_repository)
     app.connect("env-get-outdated", executed_again)
+    app.connect("env-get-updated", letter_appendices, priority=900)
     app.connect("html-page-context", prepare_maths)
     app.connect("html-page-context", lead_buttons, priority=900)
     app.connect("build-finished", copy_mathjax)
