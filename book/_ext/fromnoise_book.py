@@ -126,6 +126,18 @@ def letter_appendices(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return found
 
 
+def unletter_appendices(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
+    """Before a rebuild, take the letters of the last one away, which the table of contents would
+    take for numbers to renew.
+    """
+    for docname, title in env.titles.items():
+        if docname.startswith("appendices/") and "secnumber" in title:
+            del title["secnumber"]
+            env.toc_secnumbers.pop(docname, None)
+            for reference in env.tocs[docname].findall(nodes.reference):
+                del reference["secnumber"]
+
+
 def parents(node: nodes.Node, kind: type[nodes.Node]) -> Iterator[nodes.Node]:
     """Those of the nodes around `node` that are of a `kind`."""
     while node := node.parent:
@@ -192,6 +204,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("cite-this-book", CiteThisBook)
     app.connect("config-inited", derive_repository)
     app.connect("env-get-outdated", executed_again)
+    app.connect("env-before-read-docs", unletter_appendices)
     app.connect("env-get-updated", letter_appendices, priority=900)
     app.connect("html-page-context", prepare_maths)
     app.connect("html-page-context", lead_buttons, priority=900)
