@@ -139,11 +139,24 @@
     return id ? document.getElementById(id) : null;
   }
 
+  // Who came for a place stays there until they move on their own: whatever changes the height
+  // of the page (formulas, faces of type that come late), the target keeps its distance from the
+  // top of the window.
+  let aim = null;
+  let place = 0;
+  function stay() {
+    if (!aim) return;
+    for (let round = 0; round < 4; round += 1) {
+      const moved = aim.getBoundingClientRect().top - place;
+      if (Math.abs(moved) < 0.5) break;
+      window.scrollBy({ top: moved, behavior: "instant" });
+      screen(0);
+    }
+  }
+  function release() { aim = null; }
+
   // Something that the reader sees and that should stay where it is.
   function held() {
-    const aim = target();
-    const inside = (box) => box.bottom > 0 && box.top < window.innerHeight;
-    if (aim && inside(aim.getBoundingClientRect())) return aim;
     for (const y of [80, 160, 240, 320]) {
       const found = document.elementFromPoint(window.innerWidth / 2, y);
       const block = found && found.closest("p, li, h1, h2, h3, div.math, pre, tr, img, svg");
@@ -156,6 +169,11 @@
   // the same place, or the roundings of many corrections would add up.
   let anchor = { block: null, top: 0, scroll: -1 };
   function keep(change) {
+    if (aim) {
+      change();
+      stay();
+      return;
+    }
     if (!anchor.block || anchor.scroll !== window.scrollY) {
       const block = held();
       anchor = { block, top: block ? block.getBoundingClientRect().top : 0, scroll: 0 };
@@ -189,7 +207,7 @@
       while (order.length > stop && performance.now() < end) typeset(order.shift());
       flush();
     };
-    if (stop) work(); else keep(work);
+    if (stop && !aim) work(); else keep(work);
     if (order.length) next();
     else setTimeout(() => { order = null; idle(); }, 50); // for an extension to load
   }
@@ -200,11 +218,13 @@
   }
 
   function go() {
-    const aim = target();
+    aim = target();
     if (!aim) return;
     aim.scrollIntoView({ behavior: "instant" });
-    keep(() => screen(window.innerHeight / 2));
+    screen(window.innerHeight / 2);
     aim.scrollIntoView({ behavior: "instant" });
+    place = aim.getBoundingClientRect().top;
+    anchor.scroll = window.scrollY;
   }
 
   function start() {
@@ -224,11 +244,15 @@
     window.performance.mark("fn-first-screen");
     window.addEventListener("hashchange", go);
     window.addEventListener("scroll", () => {
-      if (left === 0 || window.scrollY === anchor.scroll) return; // done, or moved by us
+      if (aim || left === 0 || window.scrollY === anchor.scroll) return; // held, done, moved by us
       keep(() => screen(200));
       order = null;
     }, { passive: true });
     window.addEventListener("beforeprint", window.fnTypesetAll);
+    for (const own of ["wheel", "touchmove", "keydown", "pointerdown"]) {
+      window.addEventListener(own, release, { passive: true });
+    }
+    new ResizeObserver(stay).observe(document.querySelector("article"));
     if (left === 0) finished();
     next();
   }
