@@ -83,6 +83,10 @@ def page(text: str, search: bool, version: str) -> str:
     # before MathJax; all else can wait.
     text = re.sub(rf'<script src="(?![^"]*(?:{AT_ONCE}))', '<script defer src="', text)
     text = statements(text)
+    if "classList.add('fn-wait')" in text:
+        # maths.js loads them once the first screen is typeset
+        theme = r'<script defer (src="[^"]*scripts/(?:bootstrap|pydata-sphinx-theme)\.js)'
+        text = re.sub(theme, r'<script type="text/later" \1', text)
     sheet = re.search(r'<link [^>]*href="([^"]*)book\.css[^>]*/>', text)
     if sheet and "icons.css" not in text:
         link = f'<link rel="stylesheet" type="text/css" href="{sheet[1]}icons.css?v={version}" />'

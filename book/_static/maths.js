@@ -232,7 +232,10 @@
     collect();
     started = true;
     screen(0);
-    // a text set in another face has other lines; the faces are asked for early, so they are near
+    // A text set in another face has other lines.  The faces are asked for early, so they are there
+    // or near.
+    void root.offsetHeight; // a face is missed only when something is laid out in it
+    if (document.fonts.status === "loaded") { unveil(); return; }
     const soon = new Promise((resolve) => { setTimeout(resolve, 300); });
     Promise.race([document.fonts.ready, soon]).then(unveil);
   }
@@ -254,6 +257,28 @@
     }
     new ResizeObserver(stay).observe(document.querySelector("article"));
     if (left === 0) finished();
+    theme();
     next();
   }
+
+  // The theme's scripts (menus, the button of the themes) come when there is something to see.
+  function theme() {
+    document.querySelectorAll('script[type="text/later"]').forEach((later) => {
+      const script = document.createElement("script");
+      script.async = false; // in order
+      script.src = later.getAttribute("src");
+      later.replaceWith(script);
+    });
+  }
+
+  // The faces of formulas are fetched while the page is still being read.
+  const base = document.currentScript.src.replace(/[^/]*$/, "");
+  if (root.classList.contains("fn-wait")) {
+    for (const face of ["AMS-Regular", "Calligraphic-Regular", "Size1-Regular", "Size2-Regular",
+      "Size3-Regular", "Size4-Regular"]) {
+      const path = "mathjax/output/chtml/fonts/woff-v2/MathJax_" + face + ".woff";
+      new FontFace("early", `url("${base}${path}")`).load().catch(() => {});
+    }
+  }
+  window.addEventListener("load", () => { setTimeout(theme, 1500); }); // if MathJax does not come
 })();

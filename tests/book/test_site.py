@@ -253,6 +253,29 @@ def test_search_finds_a_theorem(address, browser):
 
 
 @needs_browser
+def test_buttons_of_the_page_work(address, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{address}part1/flows.html")
+    page.wait_for_selector("script[type='text/later']", state="detached")
+    page.wait_for_load_state("networkidle")
+    before = page.evaluate("document.documentElement.dataset.theme")
+    seen = {before}
+    for _ in range(3):  # automatic, light, dark
+        page.locator("button.theme-switch-button:visible").first.click()
+        seen.add(page.evaluate("document.documentElement.dataset.theme"))
+    assert seen == {"light", "dark"}
+    page.locator("button.search-button__button:visible").first.click()
+    assert page.locator("#pst-search-dialog").evaluate("e => e.open")
+    page.keyboard.press("Escape")
+    # a link to what lies in a hidden solution opens it
+    solution = page.locator(".solution.toggle-hidden").first.get_attribute("id")
+    inner = "e => { e.querySelector('section').id = 'inside'; location.hash = 'inside'; }"
+    page.locator(f"#{solution}").evaluate(inner)
+    page.wait_for_selector(f"#{solution}:not(.toggle-hidden)")
+    page.close()
+
+
+@needs_browser
 def test_landing_moves_unless_asked_not_to(address, browser):
     for motion, moves in (("no-preference", True), ("reduce", False)):
         context = browser.new_context(reduced_motion=motion)
