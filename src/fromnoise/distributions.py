@@ -161,7 +161,7 @@ class GaussianMixture:
         )
 
     def _like(self, x: Tensor) -> GaussianMixture:
-        """This law in the dtype and on the device of x, so that every result follows x."""
+        """The same law in the dtype and on the device of x, so that every result follows x."""
         if (self.means.dtype, self.means.device) == (x.dtype, x.device):
             return self
         return self.to(dtype=x.dtype, device=x.device)
