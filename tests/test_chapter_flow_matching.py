@@ -341,18 +341,22 @@ def test_snow_plough_has_a_small_loss_and_bad_samples(eta):
 # -- the algorithms, and the exercises that change code ----------------------------------------
 
 
-def test_training_approaches_the_exact_velocity():
+def quick_fit(law, depth, steps):
     torch.manual_seed(0)
-    law = laboratory(torch.float32)
-    fit = train(
-        MLP(2, hidden=32, depth=2),
+    return train(
+        MLP(law.dim, hidden=32, depth=depth),
         ConditionalFlowMatching(STRAIGHT),
         law,
-        steps=250,
+        steps=steps,
         lr=5e-3,
         ema_decay=0.97,
         progress=False,
     )
+
+
+def test_training_approaches_the_exact_velocity():
+    law = laboratory(torch.float32)
+    fit = quick_fit(law, depth=2, steps=250)
     g = seeded(7)
     t = torch.rand(4000, generator=g)
     s = STRAIGHT.sample(law.sample(4000, g), t, generator=g)
@@ -421,16 +425,7 @@ def test_sorted_pairs_remove_the_floor():
 
 def test_independent_pairs_have_the_floor():
     law = Gaussian(torch.zeros(1), torch.tensor([[4.0]]))
-    torch.manual_seed(0)
-    fit = train(
-        MLP(1, hidden=32, depth=1),
-        ConditionalFlowMatching(STRAIGHT),
-        law,
-        steps=300,
-        lr=5e-3,
-        ema_decay=0.97,
-        progress=False,
-    )
+    fit = quick_fit(law, depth=1, steps=300)
     # 100 batches of 256 draws scatter by about 0.03 around (pi/2) sqrt(4) = 3.14, plus the error
     # of a network that has hardly been trained.
     assert sum(fit.losses[-100:]) / 100 == pytest.approx(math.pi, abs=0.3)

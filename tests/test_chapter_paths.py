@@ -405,21 +405,6 @@ def test_amplification_of_errors_is_the_fifth_column(schedule):
         assert ((two - one).abs() / delta).max().item() == pytest.approx(factor, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "t"),
-    [
-        ("noise", "data", 0.0),
-        ("score", "data", 0.0),
-        ("data", "noise", 1.0),
-        ("data", "score", 1.0),
-    ],
-)
-def test_singular_ends_raise(source, target, t):
-    x = normal(3, 24)
-    with pytest.raises(ValueError, match="singular"):
-        convert(x, x, t, source=source, target=target, schedule=CondOT())
-
-
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_velocity_and_v_of_cond_ot_are_never_singular(t):
     x = normal(3, 25)

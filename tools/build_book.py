@@ -391,12 +391,18 @@ def build(out: Path, toc: Path, jobs: int) -> int:
     return 0
 
 
-def main() -> int:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description: str) -> argparse.ArgumentParser:
+    """What every builder may be told: where to, of which chapters, on how many cores."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "_build")
     parser.add_argument("--toc", type=Path, default=ROOT / "_toc.yml")
     parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1))
+    return parser
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = arguments(__doc__)
     parser.add_argument("--run-notebook", nargs=3, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run_notebook:

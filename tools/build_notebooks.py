@@ -8,13 +8,11 @@ Executes what is stale, as `tools/build_book.py` does, and reads what the book h
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
-from build_book import ROOT, Record, chapters, execute_all, run_sphinx, say
+from build_book import Record, arguments, chapters, execute_all, run_sphinx, say
 from build_wheel import build_wheel
 
 
@@ -43,11 +41,7 @@ def build(out: Path, toc: Path, jobs: int) -> int:
 
 def main() -> int:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "_build")
-    parser.add_argument("--toc", type=Path, default=ROOT / "_toc.yml")
-    parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1))
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     return build(options.out.resolve(), options.toc.resolve(), options.jobs)
 
 
