@@ -177,6 +177,13 @@ CONTRAST = """(theme) => {
 }"""
 
 
+# A box that scrolls cannot scroll to what sticks out on its left.
+FIGURES_CUT = """() => [...document.querySelectorAll(".fn-figure")].filter(figure => {
+  const box = figure.closest(".text_html");
+  return box && figure.getBoundingClientRect().left < box.getBoundingClientRect().left - 0.5;
+}).map(figure => figure.dataset.name || figure.textContent.slice(0, 40))"""
+
+
 @needs_browser
 @pytest.mark.parametrize("name", pages())
 def test_page(name, site, address, browser):
@@ -223,6 +230,7 @@ def test_page(name, site, address, browser):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate(OVERFLOW) is None, width
         assert page.evaluate(CLIPPED) == [], width
+        assert page.evaluate(FIGURES_CUT) == [], width
     for box in page.locator(".fn-frames").all():
         slide = box.locator("[data-frame]:not([hidden])")
         bar = box.locator("input[type=range]")
