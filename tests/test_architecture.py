@@ -34,6 +34,7 @@ FLOORS = [
     "training",
     "checkpoints",
     "recipes",
+    "derivations",
     "plotting",
     "cli",
 ]
