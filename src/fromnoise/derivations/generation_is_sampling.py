@@ -668,14 +668,6 @@ def energy_mmd_gaussians(steps, claim):
                 2 * mp.quad(lambda x, a=a, A=A, b=b, B=B: _cdf_gap(x, a, A, b, B), _LINE),
                 **number,
             )
-    z, m = symbols("z m", real=True)
-    s, h = symbols("s h", positive=True)
-    normal = exp(-((z - m) ** 2) / (2 * s**2)) / sympy.sqrt(2 * sympy.pi * s**2)
-    steps.equal(
-        "kappa on the line: the integral of the kernel against the density",
-        claim.kappa(Matrix([m]), Matrix([[s**2]]), h),
-        sympy.integrate(sympy.expand(normal * exp(-(z**2) / (2 * h**2))), (z, -sympy.oo, sympy.oo)),
-    )
     a, b = Matrix([-2, 0]), Matrix([Rational(-1, 2), 1])
     A, B = Matrix([[10, 6], [6, 5]]) / 10, Matrix([[3, -3], [-3, 12]]) / 10
     double = dict(tolerance=1e-12, why="trapezoidal rule, exact up to " + ROUND_OFF)
@@ -699,6 +691,14 @@ def energy_mmd_gaussians(steps, claim):
             cell * (standard * (p - q).abs() ** 2).sum(),
             **double,
         )
+    z, m = symbols("z m", real=True)
+    s, h = symbols("s h", positive=True)
+    normal = exp(-((z - m) ** 2) / (2 * s**2)) / sympy.sqrt(2 * sympy.pi * s**2)
+    steps.equal(
+        "kappa on the line: the integral of the kernel against the density",
+        claim.kappa(Matrix([m]), Matrix([[s**2]]), h),
+        sympy.integrate(sympy.expand(normal * exp(-(z**2) / (2 * h**2))), (z, -sympy.oo, sympy.oo)),
+    )
 
 
 def _tensor(matrix):
@@ -1241,7 +1241,7 @@ def empirical_denoiser(steps, claim):
             diff(loss(f), f[i]).subs(at_denoiser, simultaneous=True),
         )
     steps.equal(
-        "claim 1: the loss of f less that of the denoiser is p |D - f|², at every x",
-        loss(f) - loss(D),
-        sum(density) * square(D - f),
+        "claim 1: the second derivatives are 2 p I, so the loss exceeds its minimum by p |f - D|²",
+        sympy.hessian(loss(f), list(f)),
+        2 * sum(density) * sympy.eye(2),
     )
