@@ -40,7 +40,7 @@ PROJECTION = claims(
         "the minimum with a plus": PROJECTION.but(minimum=lambda z2, m2: z2 + m2),
     },
     covers="any law of a pair in which X takes two values and Z three, and every f; by quadrature "
-    "the sign seen through noise with the five predictors of the chapter",
+    "the sign seen through noise with four predictors of the chapter",
     omits="general laws, in which the proof needs limits; predictors of infinite second moment",
 )
 def projection(steps, claim):
@@ -494,7 +494,8 @@ FOURIER = claims(
         "frequencies of variance h²": FOURIER.but(frequencies=lambda h: h**2),
         "frequencies of variance 1/2h²": FOURIER.but(frequencies=lambda h: 1 / (2 * h**2)),
     },
-    covers="energy distance: normal laws in one, two and three dimensions, with the constant c_d = "
+    covers="energy distance: normal laws on the line, centred round ones in two and three "
+    "dimensions, with c_d = "
     "pi^((d+1)/2) / Gamma((d+1)/2); MMD: laws of two and three points on the line",
     omits="other laws; that characteristic functions determine the law",
 )
