@@ -37,6 +37,7 @@ FLOORS = [
     "derivations",
     "plotting",
     "cli",
+    "__main__",
 ]
 
 

@@ -8,6 +8,10 @@ decided by more than the chapter's own cells.  A chapter runs again when its cel
 module of `fromnoise` that it imports (directly or through others) changes, when a landed
 checkpoint changes and it loads one, or when the numerical libraries change version.  Prose never
 counts.  Outputs go to a jupyter-cache from which myst-nb reads them.
+
+The machine checks of the book's results are run in the same way, a module of
+`fromnoise.derivations` at a time, and again when it or anything that it imports changes; the pages
+show what came out, in `_build/checks.json`.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 PACKAGE = ROOT / "src" / "fromnoise"
 CHECKPOINTS = BOOK / "_static" / "checkpoints"
+CHECKING = ("sympy", "mpmath", "torch", "numpy", "scipy", "POT")
 NUMERICAL = ("torch", "numpy", "scipy", "matplotlib", "POT", "mlxtend")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -323,6 +328,76 @@ class Record:
 
 
 # ---------------------------------------------------------------------------------------------
+# Machine checks
+
+
+def run_checks(out: Path, jobs: int) -> bool:
+    """Run the checks whose code changed, and put all results into one file; True if none failed."""
+    folder = PACKAGE / "derivations"
+    modules = {p.stem: p for p in folder.glob("*.py") if p.stem not in ("__init__", *FRAMEWORK)}
+    record: dict[str, Any] = {}
+    target = out / "checks.json"
+    if target.exists():
+        record = json.loads(target.read_text(encoding="utf-8"))["modules"]
+    keys = {name: check_key(path) for name, path in modules.items()}
+    fresh = {name: entry for name, entry in record.items() if entry["key"] == keys.get(name)}
+    stale = sorted(keys.keys() - fresh.keys())
+    failures = 0
+    if stale:
+        say(f"Checking the results of {len(stale)} chapter(s), {min(jobs, len(stale))} at a time:")
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = {pool.submit(check_chapter, name, out): name for name in stale}
+        for run in as_completed(runs):
+            name = runs[run]
+            report, said, seconds = run.result()
+            if report is None:
+                failures += 1
+                say(f"\n  the checks of {name} FAILED after {seconds:.1f} s\n{said}\n")
+                continue
+            fresh[name] = {"key": keys[name], **report}
+            say(f"  {name}: {said.strip().splitlines()[-1]} {seconds:.1f} s")
+    if stale or fresh.keys() != record.keys():
+        merged = {
+            part: {k: v for name in sorted(fresh) for k, v in fresh[name][part].items()}
+            for part in ("checks", "exceptions")
+        }
+        target.write_text(
+            json.dumps({**merged, "modules": fresh}, ensure_ascii=False), encoding="utf-8"
+        )
+    return not failures
+
+
+FRAMEWORK = ("checking", "report")
+
+
+def check_key(path: Path) -> str:
+    """All that the outcome of a module's checks depends on, as a hash."""
+    framework = [PACKAGE / "derivations" / f"{name}.py" for name in FRAMEWORK]
+    versions = [(name, version(name)) for name in CHECKING]
+    digest = hashlib.sha256(repr((platform.python_version_tuple()[:2], versions)).encode())
+    for file in sorted(closure([path, *framework])):
+        digest.update(file.relative_to(PACKAGE).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def check_chapter(name: str, out: Path) -> tuple[dict[str, Any] | None, str, float]:
+    """Run the checks of a module in a process of its own: `(record, what it said, seconds)`."""
+    target = out / f"checks-{name}.json"
+    command = [sys.executable, "-m", "fromnoise", "check"]
+    command += ["--chapter", name, "--json", str(target)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        return None, done.stdout + done.stderr, seconds
+    report = json.loads(target.read_text(encoding="utf-8"))
+    target.unlink()
+    return report, done.stdout, seconds
+
+
+# ---------------------------------------------------------------------------------------------
 # Sphinx
 
 
@@ -376,8 +451,12 @@ def build(out: Path, toc: Path, jobs: int) -> int:
         say("The book was not built: a chapter failed (see above).")
         return 1
     executed = time.perf_counter()
+    if not run_checks(out, jobs):
+        say("The book was not built: a machine check failed (see above).")
+        return 1
+    checked = time.perf_counter()
     say("Building the pages …")
-    code = run_sphinx(out, toc)
+    code = run_sphinx(out, toc, {"citable_checks": str(out / "checks.json")})
     if code:
         say("The book was not built: Sphinx warned (see above), and warnings are errors.")
         return code
@@ -386,7 +465,7 @@ def build(out: Path, toc: Path, jobs: int) -> int:
     say(
         f"\nThe book is in {out / 'html'} (open index.html through `make serve`).\n"
         f"Time: {executed - start:.0f} s executing {len(stale)} chapter(s), "
-        f"{built - executed:.0f} s building pages, {built - start:.0f} s in all."
+        f"{checked - executed:.0f} s checking results, {built - checked:.0f} s building pages, {built - start:.0f} s in all."
     )
     return 0
 

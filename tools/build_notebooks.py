@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from build_book import Record, arguments, chapters, execute_all, run_sphinx, say
+from build_book import Record, arguments, chapters, execute_all, run_checks, run_sphinx, say
 from build_wheel import build_wheel
 
 
@@ -25,8 +25,12 @@ def build(out: Path, toc: Path, jobs: int) -> int:
     if not execute_all(stale, cache_path, record, jobs):
         say("The notebooks were not written: a chapter failed (see above).")
         return 1
+    if not run_checks(out, jobs):
+        say("The notebooks were not written: a machine check failed (see above).")
+        return 1
     say("Writing the notebooks …")
-    if code := run_sphinx(out, toc, builder="notebooks", quiet=True):
+    checks = {"citable_checks": str(out / "checks.json")}
+    if code := run_sphinx(out, toc, checks, builder="notebooks", quiet=True):
         say("The notebooks were not written: Sphinx warned (see above).")
         return code
     wheel = build_wheel(out / "html" / "_static" / "wheels")

@@ -18,7 +18,6 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
-from sphinx.util.docutils import SphinxDirective
 
 
 def derive_repository(app: Sphinx, config: Config) -> None:
@@ -83,7 +82,9 @@ def prepare_maths(
     """
     pathto = context["pathto"]
     early = [("woff2", "_static/fonts/source-serif-4-latin-wght-normal.woff2")]
-    maths = doctree is not None and any(doctree.findall(is_maths))
+    maths = context.get("fn_maths") or (
+        doctree is not None and any(doctree.findall(is_maths))
+    )
     if maths:
         folder = "_static/mathjax/output/chtml/fonts/woff-v2"
         early += [("woff", f"{folder}/{font}.woff") for font in EARLY_FONTS]
@@ -182,26 +183,8 @@ def is_maths(node: nodes.Node) -> bool:
     return isinstance(node, nodes.math | nodes.math_block)
 
 
-class CiteThisBook(SphinxDirective):
-    """`cite-this-book`: a BibTeX entry, with the site's address as the configuration has it."""
-
-    def run(self) -> list[nodes.Node]:
-        """Make a block of code that can be copied."""
-        config = self.env.config
-        entry = (
-            "@book{fromnoise,\n"
-            "  title  = {From Noise: Flow Matching and Diffusion Models, Derived and Executed},\n"
-            f"  author = {{{{{config.author}}}}},\n"
-            f"  year   = {{{config.copyright[:4]}}},\n"
-            f"  url    = {{{config.html_baseurl}}}\n"
-            "}"
-        )
-        return [nodes.literal_block(entry, entry, language="bibtex", classes=["copyable"])]
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx."""
-    app.add_directive("cite-this-book", CiteThisBook)
     app.connect("config-inited", derive_repository)
     app.connect("env-get-outdated", executed_again)
     app.connect("env-before-read-docs", unletter_appendices)

@@ -115,8 +115,9 @@ def statements(text: str) -> str:
         text,
     )
     return re.sub(
-        r'<div class="proof admonition" id="proof">\s*<p>Proof\. ',
-        '<div class="proof fn-proof admonition">\n<p><span class="fn-proof-word">Proof.</span> ',
+        r'<div class="proof admonition" id="([^"]*)">\s*<p>Proof\. ',
+        r'<div class="proof fn-proof admonition" id="\1">'
+        '\n<p><span class="fn-proof-word">Proof.</span> ',
         text,
     )
 

@@ -1,4 +1,4 @@
-"""The command line: ``fromnoise recipes | train | sample | info | publish``."""
+"""The command line: ``fromnoise recipes | train | sample | info | publish | check``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Train and sample the models of the book From Noise.",
+    help="Train and sample the models of the book From Noise, and check its results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -154,6 +154,28 @@ def publish(
 
     landed = checkpoints.publish(weights)
     typer.echo(f"landed {landed} and its record, and registered its hash: commit them together")
+
+
+@app.command()
+@_plainly
+def check(
+    result: Annotated[str | None, typer.Argument(help="A tag (0A3F) or label (thm-ito).")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Check all results of the book.")] = False,
+    chapter: Annotated[str | None, typer.Option(help="Only those of one chapter.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write what came out to this file.")] = None,
+) -> None:
+    """Check a result of the book by machine, step by step, and refute its mutants."""
+    from fromnoise import derivations
+    from fromnoise.derivations import report
+
+    if (result is None) == (not every and chapter is None):
+        raise ValueError("result: name one tag or label, or say --all, or --chapter.")
+    if result is not None:
+        good = report.one(derivations.find(result), typer.echo)
+    else:
+        good = report.many(chapter, typer.echo, json)
+    if not good:
+        raise typer.Exit(1)
 
 
 def _picture(x, out: Path) -> None:

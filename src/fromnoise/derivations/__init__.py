@@ -20,7 +20,7 @@ __all__ = ["CHECKS", "EXCEPTIONS", "find", "load", "modules", "tags"]
 def modules() -> list[str]:
     """The names of the modules that hold checks, one a chapter."""
     names = [info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    return sorted(name for name in names if name != "checking")
+    return sorted(name for name in names if name not in ("checking", "report"))
 
 
 def load() -> dict[str, Check]:
