@@ -831,6 +831,12 @@ def tweedie(steps, claim):
     steps.equal("u = −∂_t F_t / p_t", claim.velocity(x, score), _carrier())
 
 
+def _variance_of_two_atoms(place):
+    """Var[X_1 | X_t = place] for data -2 and 2, equally likely, at alpha = 0.6, sigma = 0.4."""
+    variance = _posterior(lambda z: z**2) - _posterior(lambda z: z) ** 2
+    return variance.subs({w1: 1, w2: 1, z1: -2, z2: 2, a: 0.6, sg: 0.4, x: place})
+
+
 JACOBIAN = claims(
     denoiser=lambda a, s, cov: a / s**2 * cov,
     velocity=lambda a, s, da, ds, cov: (
@@ -890,12 +896,9 @@ def jacobian(steps, claim):
                 tolerance=1e-12,
                 why="round-off of some hundred operations in double precision",
             )
-    variance = _posterior(lambda z: z**2) - _posterior(lambda z: z) ** 2
-    two = variance.subs({w1: 1, w2: 1, z1: -2, z2: 2, a: 0.6, sg: 0.4})
-    places = [k / 10 for k in range(-5, 6)]
     steps.at_most(
         "atoms at −2 and 2: C_t(x) against R², attained at x = 0",
-        [two.subs(x, place) for place in places],
+        [_variance_of_two_atoms(place / 10) for place in range(-5, 6)],
         claim.bound(2),
         tolerance=1e-12,
         why="round-off in double precision",
@@ -993,8 +996,14 @@ def gaussian_transport(steps, claim):
     """One eigenvalue of C at a time: Gaussian conditioning, the ODE along the flow, the ends."""
     C, m, place = symbols("C", positive=True), *symbols("m x", real=True)
     S = claim.covariance(a, sg, C, 1)
-    steps.equal("S is the covariance of α X₁ + σ eps", S, a**2 * C + sg**2)
-    steps.equal("its time derivative", claim.rate(C, 1), _rate(a**2 * C + sg**2))
+    k = symbols("k", real=True)
+    data, noise = exp(m * (a * k) + C * (a * k) ** 2 / 2), exp((sg * k) ** 2 / 2)
+    steps.equal(
+        "p_t is N(α m, S): E exp(kX_t) is that of α X₁ times that of σ eps, every k",
+        exp(a * m * k + S * k**2 / 2),
+        data * noise,
+    )
+    steps.equal("the time derivative of S", claim.rate(C, 1), _rate(S))
     u = claim.velocity(place, m, S, claim.rate(C, 1))
     gain = (place - a * m) / (a**2 * C + sg**2)
     steps.equal(
