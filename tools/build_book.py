@@ -465,7 +465,8 @@ def build(out: Path, toc: Path, jobs: int) -> int:
     say(
         f"\nThe book is in {out / 'html'} (open index.html through `make serve`).\n"
         f"Time: {executed - start:.0f} s executing {len(stale)} chapter(s), "
-        f"{checked - executed:.0f} s checking results, {built - checked:.0f} s building pages, {built - start:.0f} s in all."
+        f"{checked - executed:.0f} s checking results, {built - checked:.0f} s building pages, "
+        f"{built - start:.0f} s in all."
     )
     return 0
 

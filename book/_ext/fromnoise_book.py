@@ -82,9 +82,7 @@ def prepare_maths(
     """
     pathto = context["pathto"]
     early = [("woff2", "_static/fonts/source-serif-4-latin-wght-normal.woff2")]
-    maths = context.get("fn_maths") or (
-        doctree is not None and any(doctree.findall(is_maths))
-    )
+    maths = context.get("fn_maths") or (doctree is not None and any(doctree.findall(is_maths)))
     if maths:
         folder = "_static/mathjax/output/chtml/fonts/woff-v2"
         early += [("woff", f"{folder}/{font}.woff") for font in EARLY_FONTS]

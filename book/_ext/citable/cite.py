@@ -124,8 +124,7 @@ def latex(text: str) -> str:
     """Text with formulas between dollars as LaTeX that needs no Unicode."""
     parts = re.split(r"(\$[^$]*\$)", text)
     return "".join(
-        part if part.startswith("$") else codecs.encode(part, "ulatex")
-        for part in parts
+        part if part.startswith("$") else codecs.encode(part, "ulatex") for part in parts
     )
 
 
@@ -184,7 +183,10 @@ def linked_data(book: Citation, cited: Cited | None, chapter: str = "") -> dict[
         "name": plain(cited.title),
         "identifier": cited.tag,
         "url": cited.address,
-        **{key: whole[key] for key in ("author", "datePublished", "version", "inLanguage", "license")},
+        **{
+            key: whole[key]
+            for key in ("author", "datePublished", "version", "inLanguage", "license")
+        },
         "isPartOf": whole,
     }
     if chapter and cited.kind != "chapter":

@@ -1,4 +1,4 @@
-"""What Sphinx keeps of each page: its statements, proofs, labelled equations, and what they cite."""
+"""What Sphinx keeps of a page: its statements, proofs, labelled equations, what they cite."""
 
 from __future__ import annotations
 
@@ -147,6 +147,18 @@ class Withdrawn(SphinxDirective):
             replaced=self.options.get("replaced-by", "").replace(",", " ").split(),
         )
         box.line = self.lineno
+        # so that sphinx-proof's references still find it
+        if not hasattr(self.env, "proof_list"):
+            self.env.proof_list = {}
+        self.env.proof_list[label] = {
+            "docname": self.env.docname,
+            "countertype": kind,
+            "realtype": f"withdrawn {kind}",
+            "ids": [label],
+            "label": label,
+            "prio": 0,
+            "nonumber": True,
+        }
         head = f"Withdrawn {kind}, since version {self.options['since']} "
         box += nodes.title("", "", nodes.inline("", head), nodes.Text("("), *words, nodes.Text(")"))
         body = nodes.container()
@@ -191,7 +203,13 @@ def collect(app: Sphinx, doctree: nodes.document) -> None:
     if chapter:
         heading = next(doctree.findall(nodes.title))
         page.items.append(
-            Item(chapter, "chapter", docname, words(heading), doctree.next_node(nodes.section)["ids"][0])
+            Item(
+                chapter,
+                "chapter",
+                docname,
+                words(heading),
+                doctree.next_node(nodes.section)["ids"][0],
+            )
         )
     for node in doctree.findall():
         if isinstance(node, STATEMENTS):

@@ -26,11 +26,7 @@ def columns(graph: nx.DiGraph) -> list[list[str]]:
         order = made if sweep % 2 == 0 else list(reversed(made))
         near = graph.successors if sweep % 2 == 0 else graph.predecessors
         for column in order:
-            rank = {
-                name: (i + 0.5) / len(other)
-                for other in made
-                for i, name in enumerate(other)
-            }
+            rank = {name: (i + 0.5) / len(other) for other in made for i, name in enumerate(other)}
 
             def height(name: str, rank=rank, near=near) -> float:
                 seen = [rank[other] for other in near(name)]

@@ -129,7 +129,9 @@ class Book:
             check = self.checks[label]
             if check["status"] == "symbolic":
                 return "symbolic", "checked symbolically"
-            return "numeric", f"checked numerically to {check['tolerance']:.0e}".replace("e-0", "e-")
+            return "numeric", f"checked numerically to {check['tolerance']:.0e}".replace(
+                "e-0", "e-"
+            )
         if self.checked and self.items[label].kind in PROVED:
             return "proof", "proof only"
         return "", ""
@@ -149,6 +151,7 @@ class Book:
             *self._lost(),
             *self._unproved(),
             *self._circles(),
+            *self._gone(),
             *(self._unchecked() if self.checked else ()),
         ]
 
@@ -194,8 +197,17 @@ class Book:
                     "by the role `see`."
                 )
 
+    def _gone(self) -> Iterator[str]:
+        for label, others in self.uses.items():
+            for other in others:
+                if self.items[other].kind == "withdrawn":
+                    yield (
+                        f"{where(self.items[label])}: {label} uses {other}, which is withdrawn. "
+                        "To mention it only, refer to it by the role `see`."
+                    )
+
     def _unchecked(self) -> Iterator[str]:
-        wanted = [item for item in self.results()]
+        wanted = list(self.results())
         for item in wanted:
             if item.label not in self.checks and item.label not in self.exceptions:
                 yield (
@@ -213,8 +225,7 @@ class Book:
         reached = sum(item.label in self.checks for item in wanted)
         if wanted and reached < AT_LEAST * len(wanted):
             yield (
-                f"{reached} of {len(wanted)} results are checked; at least "
-                f"{AT_LEAST:.0%} must be."
+                f"{reached} of {len(wanted)} results are checked; at least {AT_LEAST:.0%} must be."
             )
 
 

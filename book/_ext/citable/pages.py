@@ -62,8 +62,12 @@ class Site:
         """The tag of a label, as a link to its page."""
         tag = self.book.tags[label]
         return nodes.reference(
-            "", tag, refuri=self.to(page, self.tag_uri(label)) + anchor, internal=True,
-            classes=["fn-tag"], reftitle=f"Tag {tag}: the permanent address",
+            "",
+            tag,
+            refuri=self.to(page, self.tag_uri(label)) + anchor,
+            internal=True,
+            classes=["fn-tag"],
+            reftitle=f"Tag {tag}: the permanent address",
         )
 
     def badge_link(self, label: str, page: str) -> nodes.reference | None:
@@ -72,7 +76,10 @@ class Site:
         if not kind:
             return None
         return nodes.reference(
-            "", words, refuri=self.to(page, self.tag_uri(label)) + "#check", internal=True,
+            "",
+            words,
+            refuri=self.to(page, self.tag_uri(label)) + "#check",
+            internal=True,
             classes=["fn-badge", f"fn-{kind}"],
         )
 
@@ -113,7 +120,10 @@ def add_tags_to_references(site: Site, section: nodes.section, page: str) -> Non
         item = site.book.items.get(label)
         if item and label in site.book.tags and item.kind != "chapter":
             at = reference.parent.index(reference)
-            reference.parent[at + 1 : at + 1] = [nodes.Text("\N{NO-BREAK SPACE}"), site.tag_link(label, page)]
+            reference.parent[at + 1 : at + 1] = [
+                nodes.Text("\N{NO-BREAK SPACE}"),
+                site.tag_link(label, page),
+            ]
 
 
 def cite_section(site: Site, label: str, heading: str, page: str) -> nodes.section:
@@ -123,7 +133,10 @@ def cite_section(site: Site, label: str, heading: str, page: str) -> nodes.secti
     section += nodes.title("", heading)
     if site.book.items[label].kind == "chapter":
         section += nodes.paragraph(
-            "", "", nodes.Text("This chapter has the tag "), site.tag_link(label, page),
+            "",
+            "",
+            nodes.Text("This chapter has the tag "),
+            site.tag_link(label, page),
             nodes.Text(
                 ": its address stays the same whatever becomes of its number, title or place."
             ),
@@ -208,12 +221,12 @@ def standing(site: Site, item: Item, page: str) -> nodes.paragraph:
         text += nodes.Text(" in ")
         if item.section[0] and item.section[0] != site.chapter(item.docname):
             to = f"{site.to(page, site.uri(item.docname))}#{item.section[1]}"
-            text += nodes.reference(
-                "", "", *title_nodes(item.section[0]), refuri=to, internal=True
-            )
+            text += nodes.reference("", "", *title_nodes(item.section[0]), refuri=to, internal=True)
             text += nodes.Text(", ")
         text += nodes.reference(
-            "", site.chapter(item.docname), refuri=site.to(page, site.uri(item.docname)),
+            "",
+            site.chapter(item.docname),
+            refuri=site.to(page, site.uri(item.docname)),
             internal=True,
         )
     part = book.parts.get(item.docname)
@@ -275,14 +288,17 @@ def relink(site: Site, node: nodes.Element, docname: str, page: str) -> None:
                 reference["refuri"] = f"{site.to(page, home)}#{target}"
         elif reference.get("refuri") and not urlsplit(reference["refuri"]).scheme:
             path, fragment = urldefrag(reference["refuri"])
-            there = posixpath.normpath(posixpath.join(posixpath.dirname(home), path)) if path else home
+            there = (
+                posixpath.normpath(posixpath.join(posixpath.dirname(home), path)) if path else home
+            )
             reference["refuri"] = site.to(page, there) + (f"#{fragment}" if fragment else "")
 
 
 def contents_of_chapter(site: Site, chapter: Item, page: str) -> list[nodes.Node]:
     """What a chapter states, tag by tag."""
     within = [
-        i.label for i in site.book.items.values()
+        i.label
+        for i in site.book.items.values()
         if i.docname == chapter.docname and i.kind not in ("chapter", "equation")
     ]
     return listed(site, "What it states", "states", within, page)
@@ -312,7 +328,11 @@ def listed(site: Site, heading: str, name: str, labels: list[str], page: str) ->
     section = nodes.section(ids=[name])
     section += nodes.title("", heading)
     section += nodes.bullet_list(
-        "", *(nodes.list_item("", nodes.paragraph("", "", *entry(site, label, page))) for label in labels),
+        "",
+        *(
+            nodes.list_item("", nodes.paragraph("", "", *entry(site, label, page)))
+            for label in labels
+        ),
         classes=["fn-entries"],
     )
     return [section]
@@ -335,16 +355,24 @@ def check_section(site: Site, item: Item, page: str) -> list[nodes.Node]:
     section = nodes.section(ids=["check"])
     section += nodes.title("", "Machine check")
     kind, words = book.badge(label)
-    section += nodes.paragraph("", "", nodes.inline("", words[:1].upper() + words[1:], classes=["fn-badge", f"fn-{kind}"]))
+    section += nodes.paragraph(
+        "", "", nodes.inline("", words[:1].upper() + words[1:], classes=["fn-badge", f"fn-{kind}"])
+    )
     if label not in book.checks:
         section += nodes.paragraph("", book.exceptions.get(label, ""))
         return [section]
     check = book.checks[label]
     for head, text in (("Covers", check["covers"]), ("Does not cover", check["omits"])):
-        section += nodes.paragraph("", "", nodes.strong("", f"{head}. "), nodes.Text(sentence(text)))
+        section += nodes.paragraph(
+            "", "", nodes.strong("", f"{head}. "), nodes.Text(sentence(text))
+        )
     section += nodes.paragraph(
-        "", "", nodes.strong("", "Steps"),
-        nodes.Text(f", as they ran when this page was built ({check['with']}, {check['seconds']:.1f} s):"),
+        "",
+        "",
+        nodes.strong("", "Steps"),
+        nodes.Text(
+            f", as they ran when this page was built ({check['with']}, {check['seconds']:.1f} s):"
+        ),
     )
     steps = nodes.enumerated_list(enumtype="arabic", prefix="", suffix=".", classes=["fn-steps"])
     for step in check["steps"]:
@@ -354,17 +382,28 @@ def check_section(site: Site, item: Item, page: str) -> list[nodes.Node]:
         steps += nodes.list_item("", line)
     section += steps
     section += nodes.paragraph(
-        "", "", nodes.strong("", "Mutants"),
+        "",
+        "",
+        nodes.strong("", "Mutants"),
         nodes.Text(", wrong claims that the same steps refute:"),
     )
     section += nodes.bullet_list(
-        "", *(
-            nodes.list_item("", nodes.paragraph("", "", nodes.Text(name), nodes.inline("", f" — {why}", classes=["fn-result"])))
+        "",
+        *(
+            nodes.list_item(
+                "",
+                nodes.paragraph(
+                    "", "", nodes.Text(name), nodes.inline("", f" — {why}", classes=["fn-result"])
+                ),
+            )
             for name, why in check["mutants"].items()
-        ), classes=["fn-steps"],
+        ),
+        classes=["fn-steps"],
     )
     section += nodes.paragraph(
-        "", "", nodes.strong("", "Run it yourself: "),
+        "",
+        "",
+        nodes.strong("", "Run it yourself: "),
         nodes.literal("", f"fromnoise check {book.tags[label]}"),
     )
     section += source(site, check)
@@ -383,7 +422,9 @@ def source(site: Site, check: dict[str, Any]) -> list[nodes.Node]:
     address = site.sources.address(check["path"], check["first"], check["last"])
     line = nodes.paragraph("", "", nodes.strong("", "Source: "))
     line += nodes.reference("", where, refuri=address) if address else nodes.Text(where)
-    block = nodes.literal_block(check["source"], check["source"], language="python", classes=["fn-source"])
+    block = nodes.literal_block(
+        check["source"], check["source"], language="python", classes=["fn-source"]
+    )
     return [line, block]
 
 
@@ -399,7 +440,7 @@ def code_section(site: Site, item: Item) -> list[nodes.Node]:
         name = nodes.literal("", function.name)
         address = site.sources.address(function.path, function.first, function.last)
         link = nodes.reference("", "", name, refuri=address) if address else name
-        line = nodes.paragraph("", "", link) if not isinstance(link, nodes.reference) else nodes.paragraph("", "", link)
+        line = nodes.paragraph("", "", link)
         line += nodes.Text(f": {function.summary}")
         entries.append(nodes.list_item("", line))
     section += nodes.bullet_list("", *entries)
@@ -455,7 +496,9 @@ def index(site: Site, page: str) -> list[nodes.Node]:
     """The graphs, the filter and the table."""
     book = site.book
     kinds = list(dict.fromkeys(item.kind for item in book.items.values()))
-    parts = list(dict.fromkeys(filter(None, (book.parts.get(i.docname, "") for i in book.items.values()))))
+    parts = list(
+        dict.fromkeys(filter(None, (book.parts.get(i.docname, "") for i in book.items.values())))
+    )
     rows = []
     for row in book.rows:
         item = book.items[row.label]
@@ -520,9 +563,7 @@ def graphs(site: Site, page: str) -> list[nodes.Node]:
         keep = set(own).union(*(book.graph.successors(n) for n in own))
         graph = nx.DiGraph()
         graph.add_nodes_from(n for n in book.items if n in keep)
-        graph.add_edges_from(
-            (a, b) for a, b in book.graph.edges if a in own and b in keep
-        )
+        graph.add_edges_from((a, b) for a, b in book.graph.edges if a in own and b in keep)
         graph.remove_nodes_from([n for n in own if graph.degree(n) == 0])
         if not graph:
             continue
@@ -546,8 +587,17 @@ def graphs(site: Site, page: str) -> list[nodes.Node]:
     return [section]
 
 
-SHORT = {"Theorem": "Thm", "Lemma": "Lem", "Proposition": "Prp", "Corollary": "Cor",
-         "Definition": "Def", "Algorithm": "Alg", "Example": "Exa", "Remark": "Rem", "Equation": "Eq"}
+SHORT = {
+    "Theorem": "Thm",
+    "Lemma": "Lem",
+    "Proposition": "Prp",
+    "Corollary": "Cor",
+    "Definition": "Def",
+    "Algorithm": "Alg",
+    "Example": "Exa",
+    "Remark": "Rem",
+    "Equation": "Eq",
+}
 
 
 def shorten(name: str) -> str:
@@ -579,7 +629,11 @@ def checks(site: Site, page: str) -> list[nodes.Node]:
         rows = []
         for item in (i for i in results if i.docname == docname):
             check = book.checks.get(item.label)
-            covers = sentence(check["covers"]) if check else sentence(book.exceptions.get(item.label, "no check"))
+            covers = (
+                sentence(check["covers"])
+                if check
+                else sentence(book.exceptions.get(item.label, "no check"))
+            )
             omits = sentence(check["omits"]) if check else ""
             badge = site.badge_link(item.label, page)
             rows.append(
@@ -628,7 +682,7 @@ def write_lists(site: Site) -> None:
     listed_ = []
     for row in book.rows:
         item = book.items[row.label]
-        kind, words = book.badge(row.label)
+        words = book.badge(row.label)[1]
         listed_.append(
             {
                 "tag": row.tag,
@@ -639,7 +693,8 @@ def write_lists(site: Site) -> None:
                 "chapter": site.chapter(item.docname),
                 "part": book.parts.get(item.docname, ""),
                 "address": book.address(row.label),
-                "stands_at": f"{book.citation.address}{quote(site.uri(item.docname))}#{item.anchor}",
+                "stands_at": book.citation.address
+                + f"{quote(site.uri(item.docname))}#{item.anchor}",
                 "since": row.since,
                 "uses": [book.tags[label] for label in book.uses[row.label]],
                 "used_by": [book.tags[label] for label in book.used_by[row.label]],
@@ -648,8 +703,9 @@ def write_lists(site: Site) -> None:
             }
         )
     content = {"book": book.citation.title, "version": book.citation.version, "tags": listed_}
-    (out / "tags.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    (out / "tags.json").write_text(
+        json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
     entries = [cite.whole_book(book.citation)]
     entries += [cite.bibtex(book.citation, book.cited(row.label)) for row in book.rows]
     (out / "tags.bib").write_text("\n\n".join(entries) + "\n", encoding="utf-8")
-

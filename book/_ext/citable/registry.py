@@ -19,7 +19,7 @@ TAG = re.compile(r"[0-9A-Z]{4}")
 
 @dataclass(frozen=True)
 class Row:
-    """One line: the tag, the label it belongs to for good, the first version of the book with it."""
+    """One line: the tag, the label that it belongs to for good, the first version with it."""
 
     tag: str
     label: str
