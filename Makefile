@@ -6,12 +6,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book test serve notebooks clean
+.PHONY: help book test serve tags notebooks clean
 
 help:
 	@echo "make book       execute every chapter and build the site into _build/html/"
 	@echo "make test       run all tests, those of the pages in headless Chromium too"
 	@echo "make serve      open the built site in a browser"
+	@echo "make tags       give new statements their permanent tags (book/tags.csv)"
 	@echo "make notebooks  write one notebook a chapter to _build/notebooks/"
 	@echo "make clean      remove what was built (not .venv)"
 
@@ -23,6 +24,9 @@ test: $(STAMP)
 
 serve: $(STAMP)
 	@$(BIN)/python tools/serve.py
+
+tags: $(STAMP)
+	@$(BIN)/python tools/make_tags.py
 
 notebooks: $(STAMP)
 	@$(BIN)/python tools/build_notebooks.py

@@ -129,9 +129,10 @@ class Book:
             check = self.checks[label]
             if check["status"] == "symbolic":
                 return "symbolic", "checked symbolically"
-            return "numeric", f"checked numerically to {check['tolerance']:.0e}".replace(
-                "e-0", "e-"
-            )
+            if not check["tolerance"]:
+                return "numeric", "checked numerically"
+            tolerance = f"{check['tolerance']:.0e}".replace("e-0", "e-")
+            return "numeric", f"checked numerically to {tolerance}"
         if self.checked and self.items[label].kind in PROVED:
             return "proof", "proof only"
         return "", ""

@@ -381,9 +381,7 @@ def _vanishes(text: str, difference: sympy.Expr) -> None:
 def _counterexample(difference: sympy.Expr) -> str:
     """Where the difference is not zero, in words; empty if it is zero at three points."""
     for trial in range(3):
-        concrete = difference.replace(
-            lambda e: isinstance(e, AppliedUndef), lambda e, k=trial: _concrete(e, k)
-        ).doit()
+        concrete = _with_concrete_functions(difference, trial)
         symbols = sorted(concrete.free_symbols, key=str)
         point = {symbol: _value(symbol, trial) for symbol in symbols}
         try:
@@ -413,6 +411,28 @@ def _value(symbol: sympy.Symbol, trial: int) -> sympy.Expr:
     if symbol.is_positive or symbol.is_nonnegative:
         return value
     return value if draw.random() < 0.5 else -value
+
+
+def _with_concrete_functions(expression: sympy.Expr, trial: int) -> sympy.Expr:
+    """The expression with concrete functions for undefined ones, derivatives taken."""
+
+    def functions(part: sympy.Expr) -> sympy.Expr:
+        return part.replace(lambda e: isinstance(e, AppliedUndef), lambda e: _concrete(e, trial))
+
+    def by_function(part: sympy.Expr) -> sympy.Expr:
+        # d alpha(tau(x)) / d tau(x), as the chain rule leaves it: tau(x) is a variable here
+        inner, variables, values = part.expr, [], {}
+        for variable, count in part.variable_count:
+            if not variable.is_Symbol:
+                values[dummy := sympy.Dummy(real=True)] = variable
+                inner, variable = inner.subs(variable, dummy), dummy
+            variables.append((variable, count))
+        return sympy.diff(functions(inner), *variables).subs(values)
+
+    def is_by_function(part: sympy.Expr) -> bool:
+        return isinstance(part, sympy.Derivative) and not all(v.is_Symbol for v in part.variables)
+
+    return functions(expression.replace(is_by_function, by_function)).doit()
 
 
 def _concrete(applied: AppliedUndef, trial: int) -> sympy.Expr:

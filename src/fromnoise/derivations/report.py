@@ -98,6 +98,8 @@ def verdict(outcome: Outcome) -> str:
         return f"FAILED ({outcome.failure})"
     if outcome.status == "symbolic":
         return "checked symbolically"
+    if not outcome.tolerance:
+        return "checked numerically"
     return f"checked numerically to {outcome.tolerance:.0e}"
 
 
