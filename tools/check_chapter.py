@@ -16,6 +16,7 @@ import io
 import itertools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,11 +89,17 @@ def sphinx(out: Path, toc: Path, docname: str) -> list[str]:
     os.environ["NO_COLOR"] = "1"
     # every warning again, not only those of the text changed since the last run
     (out / ".doctrees" / "environment.pickle").unlink(missing_ok=True)
+    # a draft's statements have no tags yet: they get provisional ones, in a copy of the register
+    register = out / "tags.csv"
+    shutil.copyfile(build_book.BOOK / "tags.csv", register)
+    overrides = {
+        "nb_execution_excludepatterns": others,
+        "citable_registry": str(register),
+        "citable_assign": True,
+    }
     warnings = io.StringIO()
     with contextlib.redirect_stderr(warnings), contextlib.redirect_stdout(io.StringIO()):
-        build_book.run_sphinx(
-            out, toc, {"nb_execution_excludepatterns": others}, strict=False, quiet=True
-        )
+        build_book.run_sphinx(out, toc, overrides, strict=False, quiet=True)
     text = build_book.ANSI.sub("", warnings.getvalue())
     entries = re.split(r"\n(?=\S*/book/|\S+: (?:WARNING|ERROR)|WARNING|ERROR|Traceback)", text)
     good = (docname, "Exception", "Traceback", "CRITICAL")

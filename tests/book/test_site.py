@@ -4,6 +4,7 @@ The site is served under a base path, as GitHub serves it.  Nothing may come fro
 over the page, stay untypeset or lead nowhere; formulas are timed on a page of their own.
 """
 
+import csv
 import functools
 import gzip
 import http.server
@@ -18,6 +19,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
+import pybtex.database
 import pytest
 import yaml
 
@@ -57,7 +59,16 @@ def pages() -> list[str]:
                 yield from walk(value)
 
     content = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [*walk(content), "search", "genindex"]
+    return [*walk(content), *tagged().values(), "search", "genindex"]
+
+
+def tagged() -> dict[str, str]:
+    """The tag's page of one item of each kind, the first of its kind in the register."""
+    with (ROOT / "book" / "tags.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = dict.fromkeys(row["label"].partition("-")[0] for row in rows)
+    first = {kind: next(r for r in rows if r["label"].startswith(f"{kind}-")) for kind in kinds}
+    return {kind: f"tag/{row['tag']}" for kind, row in first.items()}
 
 
 @pytest.fixture(scope="session")
@@ -284,6 +295,98 @@ def test_buttons_of_the_page_work(address, browser):
 
 
 @needs_browser
+def test_a_citation_is_copied_and_read_by_a_library(address, browser, site):
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    outside = []
+    page.on("request", lambda r: None if r.url.startswith(address) else outside.append(r.url))
+    name = tagged()["thm"]
+    page.goto(f"{address}{name}.html")
+    page.wait_for_selector(".fn-citation button.copybtn", state="attached")
+    tag = name.removeprefix("tag/")
+    texts = {}
+    for box in page.locator("#cite > div").all():
+        box.hover()
+        box.locator("button.copybtn").click()
+        kind = box.locator(".fn-format").inner_text()
+        texts[kind] = page.evaluate("navigator.clipboard.readText()")
+    assert list(texts) == ["BibTeX", "Plain text", "Markdown", "LaTeX"]
+    (key,) = entries = pybtex.database.parse_string(texts["BibTeX"], "bibtex").entries
+    assert key == f"fromnoise-{tag}"
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    fields = entries[key].fields
+    assert [str(author).strip("{}") for author in entries[key].persons["author"]] == [
+        author["name"] for author in cff["authors"]
+    ]
+    assert fields["year"] == str(cff["date-released"])[:4]
+    assert f"Tag {tag}" in fields["howpublished"]
+    assert f"version {cff['version']}" in fields["howpublished"]
+    link = page.locator("link[rel=canonical]").get_attribute("href")
+    assert fields["url"] == link, "the address that is cited is the page's own"
+    assert all(fields["url"] in text for text in texts.values())
+    assert outside == []
+    context.close()
+
+
+@needs_browser
+def test_tags_can_be_filtered_and_their_graph_followed(address, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{address}tags.html")
+    form, rows = page.locator("form.fn-filter"), page.locator(".fn-tag-table tbody tr")
+    form.wait_for(state="visible")
+    total = rows.count()
+
+    def shown() -> int:
+        return page.locator(".fn-tag-table tbody tr:not([hidden])").count()
+
+    assert shown() == total > 100
+    form.locator("select[name=kind]").select_option("kind-theorem")
+    theorems = shown()
+    assert 0 < theorems < total
+    form.locator("select[name=part]").select_option(index=1)
+    assert 0 < shown() < theorems
+    form.locator("select[name=part]").select_option("")
+    form.locator("input[name=text]").fill("marginalization velocities")
+    assert shown() == 1
+    assert form.locator("output").inner_text() == f"1 of {total}"
+    boxes = page.locator(".fn-graph-box")
+    choice = page.locator("form.fn-choose select")
+    for i in range(boxes.count()):
+        choice.select_option(str(i))
+        visible = [k for k in range(boxes.count()) if boxes.nth(k).is_visible()]
+        assert visible == [i]
+    graph = page.locator(".fn-graph-box:not([hidden]) svg.fn-graph")
+    node = graph.locator(".fn-node").last
+    node.focus()
+    assert graph.locator(".fn-node.below, .fn-node.above").count() > 0
+    node.evaluate("e => e.blur()")
+    assert graph.locator(".fn-node.below, .fn-node.above").count() == 0
+    page.close()
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 1000, 375])
+def test_the_tag_stands_beside_its_statement(width, address, browser):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(f"{address}part2/probability-paths.html")
+    page.evaluate("fnTypesetAll()")
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        for box in page.locator(".proof.theorem").all():
+            tag = box.locator(".fn-tag").first
+            assert re.fullmatch("[0-9A-Z]{4}", tag.inner_text()) and tag.is_visible()
+            outer, inner = box.bounding_box(), tag.bounding_box()
+            top = inner["y"] - outer["y"]
+            assert -2 <= top <= 120, "beside the title"
+            if width == 1280 and media == "screen":
+                assert inner["x"] > outer["x"] + outer["width"], "in the margin"
+    page.emulate_media(media="screen")
+    page.locator(".proof.theorem .fn-tag").first.click()
+    page.wait_for_url("**/tag/*.html")
+    page.close()
+
+
+@needs_browser
 def test_landing_moves_unless_asked_not_to(address, browser):
     for motion, moves in (("no-preference", True), ("reduce", False)):
         context = browser.new_context(reduced_motion=motion)
@@ -453,12 +556,14 @@ def formulas(tmp_path_factory):
     shutil.copytree(
         ROOT / "book" / "_static", book / "_static", ignore=shutil.ignore_patterns("checkpoints")
     )
+    shutil.copy2(ROOT / "CITATION.cff", folder)
     toc = folder / "_toc.yml"
     toc.write_text("format: jb-book\nroot: index\nchapters: [{file: cell}]\n", encoding="utf-8")
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import build_book\n"
         "out = Path(sys.argv[2]); sys.exit(build_book.run_sphinx(out / '_build', out / '_toc.yml',"
-        " {'nb_execution_mode': 'off'}, book=out / 'book', quiet=True))"
+        " {'nb_execution_mode': 'off', 'citable_assign': True, 'citable_package': ''},"
+        " book=out / 'book', quiet=True))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(ROOT / "tools"), str(folder)],

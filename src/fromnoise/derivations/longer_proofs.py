@@ -209,7 +209,7 @@ PICARD = claims(
 
 
 @check(
-    "thm-sde-existence-proof",
+    "thm-sde-existence",
     claim=PICARD,
     mutants={
         "the 3 of the initial value forgotten": PICARD.but(
@@ -231,7 +231,7 @@ PICARD = claims(
     "proof, for dX = L X dt, dX = L X dW and for constant coefficients, where both sides are known",
     omits="other equations, and the convergence of the iterates as processes: that is the proof",
 )
-def sde_existence_proof(steps, claim):
+def sde_existence(steps, claim):
     """Picard iterates of linear equations in closed form, with exact moments."""
     lip = sympy.Symbol("L", positive=True)
     # exp(L w - L² t / 2) expanded in L: the n-th term is the n-th difference of iterates
