@@ -89,9 +89,11 @@ def resolve(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         site = site_of(app)
         pages.fill(site, doctree, docname)
         pages.mark(site, doctree, docname)
-    else:
-        for node in list(doctree.findall(pages.placeholder)):
-            node.parent.remove(node)
+        return
+    for node in list(doctree.findall(pages.placeholder)):
+        node.parent.remove(node)
+    if app.builder.name == "notebooks":
+        pages.mark_plainly(site_of(app), doctree)
 
 
 def collect_pages(app: Sphinx) -> Any:

@@ -113,6 +113,15 @@ def mark(site: Site, doctree: nodes.document, docname: str) -> None:
         last += cite_section(site, chapter.label, "Cite this chapter", page)
 
 
+def mark_plainly(site: Site, doctree: nodes.document) -> None:
+    """Put tags behind the titles of statements, with their address in full."""
+    for node in list(doctree.findall(lambda n: isinstance(n, STATEMENTS))):
+        label = node["label"]
+        if label in site.book.tags:
+            link = nodes.reference("", site.book.tags[label], refuri=site.book.address(label))
+            node[0] += [nodes.Text(" "), link]
+
+
 def add_tags_to_references(site: Site, section: nodes.section, page: str) -> None:
     """Behind each reference to a statement, its tag."""
     for reference in list(section.findall(nodes.reference)):
@@ -130,7 +139,8 @@ def cite_section(site: Site, label: str, heading: str, page: str) -> nodes.secti
     """A section with the ways to cite, each to be copied."""
     book = site.book
     section = nodes.section(ids=["cite"], classes=["fn-cite"])
-    section += nodes.title("", heading)
+    # a title would take the chapter's number
+    section += raw(f"<h2>{heading}</h2>")
     if site.book.items[label].kind == "chapter":
         section += nodes.paragraph(
             "",
@@ -341,7 +351,7 @@ def listed(site: Site, heading: str, name: str, labels: list[str], page: str) ->
 def entry(site: Site, label: str, page: str) -> list[nodes.Node]:
     """Tag, name and title of a label."""
     item = site.book.items[label]
-    words = [] if item.kind == "equation" else [nodes.Text(" "), *title_nodes(item.title)]
+    words = [nodes.Text(" ("), *title_nodes(item.title), nodes.Text(")")] if item.title else []
     if item.kind == "equation":
         words = [nodes.Text(f" {item.title.removeprefix('Equation ')}")]
     return [site.tag_link(label, page), nodes.Text(f" {site.name(item)}"), *words]
