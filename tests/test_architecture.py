@@ -108,7 +108,12 @@ def test_everything_public_has_a_docstring():
 
 def test_no_function_swallows_misspelt_arguments():
     """**kwargs is allowed only where they are passed on to something that checks them."""
-    allowed = {"fromnoise.recipes.train", "fromnoise.recipes._recipe.Recipe.train"}
+    allowed = {
+        "fromnoise.recipes.train",
+        "fromnoise.recipes._recipe.Recipe.train",
+        "fromnoise.derivations.checking.claims",  # names the parts of a claim
+        "fromnoise.derivations.checking.Claims.but",
+    }
     open_ended = {
         name
         for name, thing in public_things()

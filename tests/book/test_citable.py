@@ -136,6 +136,8 @@ class Small:
         options = {
             "extensions": ["myst_parser", "sphinx_proof", "citable"],
             "myst_enable_extensions": ["dollarmath"],
+            # said here, since Sphinx's default is one dictionary for all builds of a process
+            "source_suffix": {".md": "markdown"},
             "numfig": True,
             "math_numfig": True,
             "numfig_secnum_depth": 1,

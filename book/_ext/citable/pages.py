@@ -263,6 +263,8 @@ def content(site: Site, item: Item, tree: Any, page: str) -> list[nodes.Node]:
                 box.parent.remove(box)
             for extra in [n for n in own.findall(nodes.inline) if "fn-tags" in n["classes"]]:
                 extra.parent.remove(extra)
+            if isinstance(own, proof_node):
+                own[0]["ids"] = [f"proof-{len(made)}"]  # two pages may number them alike
             relink(site, own, docname, page)
             made.append(own)
     if item.replaced:
