@@ -49,6 +49,11 @@ def _fan_jacobian(point):
     return _fan_field(z).jacobian(z).subs(dict(zip(z, point, strict=True)))
 
 
+def _fan_divergence(point):
+    """The divergence of the field, at a point."""
+    return _fan_jacobian(point).trace()
+
+
 def _fan_integral(start, end, point):
     """The integral of the divergence along the trajectory through `point` at `start`."""
     y1 = _fan(start, end, point)[0]
@@ -109,18 +114,20 @@ PICARD = claims(
         "a factor of one quarter": PICARD.but(factor=lambda: mpf(1) / 4),
         "half the exponent in the weight": PICARD.but(weight=lambda L, lag: mp.exp(-L * abs(lag))),
         "no weight": PICARD.but(weight=lambda L, lag: mpf(1)),
+        "a weight for later times only": PICARD.but(weight=lambda L, lag: mp.exp(-2 * L * lag)),
     },
-    covers="the contraction by 1/2 in the weighted norm, for the worst pair of curves and up to "
-    "L = 40; Picard's iterates for a nonlinear field, which meet the closed form",
+    covers="the contraction by 1/2 in the weighted norm, before and after s, for the worst pair of "
+    "curves and L = 1/2, 3 and 40; Picard's iterates for one nonlinear field, which converge to "
+    "its trajectory",
     omits="completeness of the space of curves, and with it existence for a general field",
 )
 def picard(steps, claim):
     """Picard's map on the curves that it spreads most, and its iterates for L sin x."""
     with mp.workdps(30):
-        lags = [mpf(k) / 8 for k in range(1, 9)]
+        lags = [mpf(k) / 8 for k in range(-8, 9)]
         for L in (mpf(1) / 2, 3, 40):
             images = [
-                claim.weight(L, lag) * L * mp.quad(lambda q, L=L: 1 / claim.weight(L, q), [0, lag])
+                claim.weight(L, lag) * abs(mp.quad(lambda q, L=L: L / claim.weight(L, q), [0, lag]))
                 for lag in lags
             ]
             steps.at_most(
@@ -155,7 +162,7 @@ def picard(steps, claim):
         "the iterates end at the solution, tan(X/2) = tan(x/2) exp(3 (t - s))",
         curves[-1],
         exact,
-        tolerance=1e-12,
+        tolerance=1e-13,
         why="64 Chebyshev nodes in double precision",
     )
 
@@ -342,6 +349,7 @@ def flow_property(steps, claim):
 
 DIFFEOMORPHISM = claims(
     variational=lambda derivative, jacobian: derivative * jacobian,
+    integrand=lambda divergence, start, now: divergence(now),
     determinant=lambda integral: exp(integral),
 )
 
@@ -356,14 +364,18 @@ DIFFEOMORPHISM = claims(
         "the field's Jacobian transposed": DIFFEOMORPHISM.but(
             variational=lambda derivative, jacobian: derivative.T * jacobian
         ),
+        "the divergence at the starting point": DIFFEOMORPHISM.but(
+            integrand=lambda divergence, start, now: divergence(start)
+        ),
         "the divergence with the other sign": DIFFEOMORPHISM.but(
             determinant=lambda integral: exp(-integral)
         ),
         "not compounded": DIFFEOMORPHISM.but(determinant=lambda integral: 1 + integral),
     },
-    covers="the variational equation and Liouville's formula for a nonlinear field of the plane "
-    "with a clock of any speed; the derivative of the determinant for any field in dimension 3",
-    omits="that the flow of a general regular field is differentiable; other dimensions",
+    covers="the variational equation, Liouville's formula and the inverse for one nonlinear field "
+    "of the plane with a clock of any speed; for any field in dimension 3 that the determinant "
+    "grows at the rate div u, if the variational equation holds",
+    omits="claims 1 and 4, that the flow of a general regular field is smooth; other dimensions",
 )
 def flow_diffeomorphism(steps, claim):
     """SymPy's Jacobian of a flow in closed form; the determinant of a general matrix curve."""
@@ -377,8 +389,9 @@ def flow_diffeomorphism(steps, claim):
     steps.equal(
         "the integral of div u along the trajectory, differentiated",
         diff(integral, t),
-        derivative.trace(),
+        claim.integrand(_fan_divergence, x, point),
     )
+    steps.equal("which is zero at t = s", integral.subs(t, s))
     steps.equal("Liouville: det J = exp ∫ div u", jacobian.det(), claim.determinant(integral))
     back = _fan(t, s, x).jacobian(x).subs(dict(zip(x, point, strict=True)), simultaneous=True)
     steps.equal("the Jacobian of the way back is the inverse of J", back * jacobian, sympy.eye(2))
@@ -447,7 +460,7 @@ def one_step(steps, claim):
 
 EULER = claims(
     acceleration=lambda u, u_t, derivative: u_t + derivative * u,
-    bound=lambda M, L, h, elapsed: M / (2 * L) * (math.exp(L * elapsed) - 1) * h,
+    bound=lambda M, L, h, elapsed: M / (2 * L) * (exp(L * elapsed) - 1) * h,
 )
 
 
@@ -462,12 +475,19 @@ EULER = claims(
             acceleration=lambda u, u_t, derivative: u_t + derivative.T * u
         ),
         "a quarter for the half": EULER.but(
-            bound=lambda M, L, h, elapsed: M / (4 * L) * (math.exp(L * elapsed) - 1) * h
+            bound=lambda M, L, h, elapsed: M / (4 * L) * (exp(L * elapsed) - 1) * h
+        ),
+        "not divided by L": EULER.but(
+            bound=lambda M, L, h, elapsed: M / 2 * (exp(L * elapsed) - 1) * h
+        ),
+        "without the -1": EULER.but(
+            bound=lambda M, L, h, elapsed: M / (2 * L) * exp(L * elapsed) * h
         ),
         "errors not carried on": EULER.but(bound=lambda M, L, h, elapsed: M / 2 * elapsed * h),
     },
     covers="the acceleration along the trajectories of a nonlinear field with a clock of any "
-    "speed; the bound for a field that nearly attains it, on even and uneven grids",
+    "speed; the bound for one field, on an even and an uneven grid, and that it is attained in the "
+    "limit of small steps, so that no smaller constant would do",
     omits="general fields, for which the proof applies the theorem on one-step methods",
 )
 def euler_order(steps, claim):
@@ -480,15 +500,42 @@ def euler_order(steps, claim):
         diff(point, t, 2),
         claim.acceleration(_fan_field(point), u_t, _fan_jacobian(point)),
     )
+    L, M, h, gap, T = symbols("L M h e T", positive=True)
+    k = symbols("k", integer=True, positive=True)
+
+    def field(y, time, L, M):
+        return L * (y - M * time**2 / 2) + M * time
+
+    ahead = M * t**2 / 2 - gap
+    steps.equal(
+        "u = L (x - M t²/2) + M t, with the trajectory M t²/2 of acceleration M: a step of Euler "
+        "takes the error e to (1 + hL) e + M h²/2",
+        M * (t + h) ** 2 / 2 - (ahead + h * field(ahead, t, L, M)),
+        (1 + h * L) * gap + M * h**2 / 2,
+    )
+
+    def error(steps_taken):
+        return M * h / (2 * L) * ((1 + h * L) ** steps_taken - 1)
+
+    steps.equal(
+        "so after k steps from 0 it is M h ((1 + hL)^k - 1) / (2L)",
+        error(k + 1),
+        (1 + h * L) * error(k) + M * h**2 / 2,
+    )
+    steps.equal(
+        "the limit of error over h at time T attains the bound",
+        sympy.limit(error(T / h) / h, h, 0),
+        claim.bound(M, L, h, T) / h,
+    )
     L, M = 2.0, 3.0
-    parabola = ODE(lambda y, time: L * (y - M * time**2 / 2) + M * time)
+    parabola = ODE(lambda y, time: field(y, time, L, M))
     even = torch.linspace(0, 1, 1001, dtype=torch.float64)
     for name, grid in (("even", even), ("uneven", even[::10] ** 2)):
         start = torch.zeros(1, 1, dtype=torch.float64)
         states = solve_ode(parabola, start, grid, method=euler, trajectory=True).flatten()
         steps.at_most(
-            "Euler for u = L (x - M t²/2) + M t, whose trajectory M t²/2 has acceleration M: "
-            f"the error at all times of an {name} grid",
+            f"the book's solver for this field, L = 2 and M = 3: the error at all times of an "
+            f"{name} grid",
             (states - M * grid**2 / 2).abs(),
             [claim.bound(M, L, grid.diff().max().item(), time) for time in grid.tolist()],
             tolerance=1e-14,
@@ -587,12 +634,14 @@ HEUN = claims(
             consistency=lambda M2, M3, L: M3 / 24 + L * M2 / 4
         ),
         "a half for the quarter": HEUN.but(consistency=lambda M2, M3, L: M3 / 12 + L * M2 / 2),
+        "L squared": HEUN.but(consistency=lambda M2, M3, L: M3 / 12 + L**2 * M2 / 4),
         "only the trapezoidal rule": HEUN.but(consistency=lambda M2, M3, L: M3 / 12),
         "as stable as Euler": HEUN.but(stability=lambda L, h: L),
         "h for h/2 in the stability": HEUN.but(stability=lambda L, h: L * (1 + h * L)),
     },
-    covers="the leading local error of every smooth field of the plane, of which one coordinate "
-    "may be time; both constants, which can't be smaller",
+    covers="the leading term of the local error for every smooth field of the plane, of which one "
+    "coordinate may be time; K for one field with two step sizes, and attained in the limit of "
+    "small steps; Lambda attained by u = L x: neither constant can be smaller",
     omits="remainders for general fields; the last step to the global error, which is the theorem "
     "on one-step methods",
 )
@@ -609,33 +658,37 @@ def heun_order(steps, claim):
     second = jets.differential(F)
     pulled = jets.differential(second)  # Du X''
     third = [p + q for p, q in zip(jets.differential(F, F), pulled, strict=True)]
+    # K is linear in M2 and M3: with the vectors -X''' and Du X'' for them it gives a vector.
     sizes = [claim.consistency(M2=p, M3=-q, L=1) for p, q in zip(pulled, third, strict=True)]
     steps.equal(
         "any field: its term in h³ is -X'''/12 + Du X''/4, of size K at most",
         jets.coefficient([p - jets.h**3 * q for p, q in zip(local, sizes, strict=True)], 3),
     )
-    L, rate = mpf(3), mpf(2)
+    y, h, L, rate = symbols("y h L r", positive=True)
 
     def field(y, time):
-        curve = mp.exp(-rate * time)
+        curve = exp(-rate * time)
         return L * (y - curve) - rate * curve
 
-    with mp.workdps(30):
-        for h in (mpf(1), mpf(1) / 8, mpf(1) / 10**6):
-            first = field(mpf(1), 0)
-            error = mp.exp(-rate * h) - 1 - h / 2 * (first + field(1 + h * first, h))
-            steps.at_most(
-                f"u = 3 (x - e) + e' with e = exp(-2t): local error over h³, h = {mp.nstr(h, 3)}",
-                abs(error) / h**3,
-                claim.consistency(M2=rate**2, M3=rate**3, L=L),
-                tolerance=1e-12,
-                why="in 30 digits, of which the division by h³ at h = 1e-6 takes 18",
-            )
-    y, h, lip = symbols("y h L", positive=True)
+    first = field(1, 0)
+    error = exp(-rate * h) - 1 - h / 2 * (first + field(1 + h * first, h))
+    K = claim.consistency(M2=rate**2, M3=rate**3, L=L)
+    steps.equal(
+        "u = L (x - e) + e' with e = exp(-rt), a trajectory with M2 = r² and M3 = r³: the limit of "
+        "local error over h³ is K",
+        sympy.limit(error / h**3, h, 0),
+        K,
+    )
+    for numbers in ({L: 3, rate: 2, h: 1}, {L: Rational(1, 2), rate: 2, h: Rational(1, 8)}):
+        steps.true(
+            "its local error over h³ is at most K for "
+            + ", ".join(f"{n} = {v}" for n, v in numbers.items()),
+            Abs(error / h**3).subs(numbers) <= K.subs(numbers),
+        )
     steps.equal(
         "u = L x: the increment is L (1 + hL/2) x, which attains the stability constant",
-        (lip * y + lip * (y + h * lip * y)) / 2,
-        claim.stability(lip, h) * y,
+        (L * y + L * (y + h * L * y)) / 2,
+        claim.stability(L, h) * y,
     )
 
 
@@ -756,8 +809,9 @@ CHANGE = claims(
             at_source=lambda p, determinant: p * abs(determinant)
         ),
     },
-    covers="every density of the plane under every triangular map, in the second form; a nonlinear "
-    "map that reverses orientation, in the first",
+    covers="the second formula for every density of the plane under every map (x_1, x_2) to "
+    "(g(x_1), c(x_1) x_2 + m(x_1)); the first for one nonlinear map that reverses orientation, "
+    "tested with one function f",
     omits="general maps and dimensions, for which the proof uses the substitution rule",
 )
 def change_of_variables(steps, claim):
@@ -802,12 +856,13 @@ def change_of_variables(steps, claim):
         "determinant is negative",
         h**2 * (f(grid) * claim.at_target(p, backward, grid)).sum(),
         h**2 * (f(forward(grid)) * p(grid)).sum(),
-        tolerance=1e-12,
+        tolerance=1e-14,
         why="the trapezoidal rule, exponentially accurate here, in double precision",
     )
 
 
 LOG_DENSITY = claims(
+    integrand=lambda divergence, start, now: divergence(now),
     along=lambda log_p0, integral: log_p0 - integral,
     rate=lambda divergence, advection: -divergence,
 )
@@ -817,6 +872,9 @@ LOG_DENSITY = claims(
     "cor-log-density",
     claim=LOG_DENSITY,
     mutants={
+        "the divergence at the starting point": LOG_DENSITY.but(
+            integrand=lambda divergence, start, now: divergence(start)
+        ),
         "the other sign": LOG_DENSITY.but(along=lambda log_p0, integral: log_p0 + integral),
         "the rate with the other sign": LOG_DENSITY.but(
             rate=lambda divergence, advection: divergence
@@ -825,7 +883,7 @@ LOG_DENSITY = claims(
             rate=lambda divergence, advection: -divergence - advection
         ),
     },
-    covers="both formulas for every starting density under a nonlinear field of the plane with a "
+    covers="both formulas for every starting density under one nonlinear field of the plane with a "
     "clock of any speed",
     omits="other fields and dimensions",
 )
@@ -841,8 +899,12 @@ def log_density(steps, claim):
     steps.equal("the way back from ψ_t(x) leads to x", _fan(t, 0, point), x)
     log_p = log_p0(*x) + log(volume.subs(there))
     integral = _fan_integral(0, t, x)
-    divergence = _fan_jacobian(point).trace()
-    steps.equal("the integral of div u along the trajectory", diff(integral, t), divergence)
+    steps.equal(
+        "the integral of div u along the trajectory, differentiated",
+        diff(integral, t),
+        claim.integrand(_fan_divergence, x, point),
+    )
+    steps.equal("which is zero at t = 0", integral.subs(t, 0))
     steps.equal(
         "log p_t(ψ_t(x)), from the density of an image and SymPy's Jacobian of the way back",
         log_p,
@@ -851,7 +913,7 @@ def log_density(steps, claim):
     steps.equal(
         "its derivative in t",
         diff(log_p, t),
-        claim.rate(divergence, _fan_field(point).dot(score)),
+        claim.rate(_fan_divergence(point), _fan_field(point).dot(score)),
     )
 
 
@@ -896,9 +958,10 @@ CONTINUITY = claims(
             weak=lambda f, gradient, u, divergence: -gradient.dot(u)
         ),
     },
-    covers="the weak form for every point mass, hence every law, and the strong form for every "
-    "density, under a nonlinear field of the plane; for any field, that a solution tested with a "
-    "transported function keeps its integral; the laboratory, at 36 points in space and time",
+    covers="parts 1 and 2 under one nonlinear field of the plane: the weak form for a point mass "
+    "at any place, hence for every law, and the strong form for every density; the strong form "
+    "for the laboratory, at 36 points in space and time; of the proof of part 3 two steps: (a) for "
+    "the nonlinear field, (c) for any field and density of the plane",
     omits="that the flow of a general regular field is smooth enough; measures without densities "
     "in part 3; boundary terms, which compact support removes",
 )
@@ -1003,8 +1066,9 @@ def _off_diagonal(A):
             gaussian=lambda A: 2 * _off_diagonal(A)
         ),
     },
-    covers="every matrix of size 4 and every law of the coordinates with four moments; all sixteen "
-    "sign vectors; the smallest fourth moment among laws on two points",
+    covers="every matrix of size 4: the mean for every z, the variance for every law of the "
+    "coordinates with four moments, and once more over all sixteen sign vectors; the smallest "
+    "fourth moment among laws on two points",
     omits="other sizes; that no law has a fourth moment below one, which is Jensen's inequality",
 )
 def hutchinson(steps, claim):
@@ -1028,7 +1092,9 @@ def hutchinson(steps, claim):
         sum((axis.T * A * axis)[0] for axis in axes) / size,
         claim.mean(A),
     )
-    steps.equal("independent coordinates: the mean", mean(form, moments), claim.mean(A))
+    steps.equal(
+        "the mean, from E z_i² = 1 and E z_i z_j = 0 alone", mean(form, moments), claim.mean(A)
+    )
     centred = form - sympy.Poly(A.trace(), *z)
     variance = mean(centred**2, moments)
     steps.equal("independent coordinates: the variance", variance, claim.variance(A, kappa))
