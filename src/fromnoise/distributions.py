@@ -215,7 +215,10 @@ class GaussianMixture:
     def conditional_covariance(
         self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor
     ) -> Tensor:
-        """Cov[X_1 | X_t = x], ``(n, d, d)``: within the components plus between them."""
+        """Cov[X_1 | X_t = x], ``(n, d, d)``: within the components plus between them.
+
+        `prp-mixture-denoiser`; `prp-jacobian` says what it does to the velocity.
+        """
         law = self._like(x)
         means, weights = law._component_means(x, alpha, sigma)
         alpha = expand(alpha, x, "alpha").reshape(-1, 1, 1)

@@ -34,14 +34,14 @@ class Field(ABC):
 
     @abstractmethod
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """D_t(x) = E[X_1 | X_t = x]."""
+        """D_t(x) = E[X_1 | X_t = x] (`prp-affine-facts`)."""
 
     @abstractmethod
     def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[eps | X_t = x]."""
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """s_t(x) = -noise / sigma.
+        """s_t(x) = -noise / sigma (`thm-marginal-score`, `prp-affine-facts`).
 
         Raises:
             ValueError: sigma_t = 0 at one of the times.
@@ -51,7 +51,7 @@ class Field(ABC):
         )
 
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """u_t(x) = alpha' D + sigma' noise.
+        """u_t(x) = alpha' D + sigma' noise (`thm-marginalization`, `prp-affine-facts`).
 
         Raises:
             ValueError: sigma' is infinite at one of the times.

@@ -20,6 +20,8 @@ def _clouds(x: Tensor, y: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
 def wasserstein2(x: Tensor, y: Tensor) -> float:
     """The 2-Wasserstein distance between two point clouds, by exact optimal transport (POT).
 
+    `def-wasserstein`.
+
     The empirical laws' distance is exact; as an estimate of the laws' it is biased upwards: two
     independent samples of one law have a positive distance, the floor to compare with.
 
@@ -53,6 +55,8 @@ def _two_sample(xx: Tensor, yy: Tensor, xy: Tensor, unbiased: bool) -> float:
 def energy_distance(x: Tensor, y: Tensor, unbiased: bool = True) -> float:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'|, which is 0 only between equal laws.
 
+    `def-energy-distance`, `prp-energy-mmd`; the bias of the plug-in estimate is `prp-plug-in-bias`.
+
     Székely and Rizzo's energy distance (in their squared form), estimated from samples.
 
     Args:
@@ -70,6 +74,8 @@ def energy_distance(x: Tensor, y: Tensor, unbiased: bool = True) -> float:
 
 def mmd(x: Tensor, y: Tensor, bandwidth: float, unbiased: bool = True) -> float:
     """Squared maximum mean discrepancy with the kernel exp(-|x - y|^2 / (2 bandwidth^2)).
+
+    `def-energy-distance`, `prp-energy-mmd`.
 
     Gretton et al. 2012: the unbiased estimate is their Eq. 3, the biased one their Eq. 5.
 
@@ -132,7 +138,7 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 
 def gaussian_kl(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """KL(N(mean_a, cov_a) || N(mean_b, cov_b)) in nats.
+    """KL(N(mean_a, cov_a) || N(mean_b, cov_b)) in nats (`prp-kl-gaussians`).
 
     Args:
         mean_a: ``(d,)``.

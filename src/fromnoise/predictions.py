@@ -55,7 +55,7 @@ def convert(
     """Turn one prediction into another at the same point and time.
 
     Solving ``x = alpha D + sigma eps`` and ``prediction = a D + b eps`` for D and eps and inserting
-    them into ``c D + d eps`` gives (`prp-affine-facts`)
+    them into ``c D + d eps`` gives (`prp-conversion`)
 
         ((c sigma - d alpha) prediction + (a d - b c) x) / (a sigma - b alpha).
 

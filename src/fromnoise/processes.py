@@ -22,7 +22,7 @@ Drift = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ODE:
-    """``dX = drift(X, t) dt``.
+    """``dX = drift(X, t) dt`` (`def-trajectory`, `eq-ode`).
 
     Args:
         drift: maps ``x: (batch, *event)`` and a 0-dimensional t to ``(batch, *event)``.
@@ -33,7 +33,7 @@ class ODE:
 
 @dataclass(frozen=True)
 class SDE:
-    """``dX = drift(X, t) dt + diffusion(X, t) dW`` in the sense of Itô.
+    """``dX = drift(X, t) dt + diffusion(X, t) dW`` in the sense of Itô (`def-sde`, `eq-sde`).
 
     Args:
         drift: maps ``x: (batch, *event)`` and a 0-dimensional t to ``(batch, *event)``.
@@ -62,7 +62,7 @@ def ornstein_uhlenbeck(theta: float, g: float, mean: float | Tensor = 0.0) -> SD
 
 
 def geometric_brownian(mu: float, g: float) -> SDE:
-    """``dX = mu X dt + g X dW``, solved by X_0 exp((mu - g^2 / 2) t + g W_t)."""
+    """``dX = mu X dt + g X dW``, solved by X_0 exp((mu - g^2 / 2) t + g W_t) (`prp-gbm`)."""
     return SDE(lambda x, t: mu * x, lambda x, t: g * x)
 
 
@@ -75,7 +75,7 @@ def langevin(score: Callable[[Tensor], Tensor], g: float = math.sqrt(2.0)) -> SD
 
 
 def probability_flow(field: Field) -> ODE:
-    """``dX = u_t(X) dt``: the flow of the path's velocity."""
+    """``dX = u_t(X) dt``: the flow of the path's velocity (`thm-transport`)."""
     return ODE(field.velocity)
 
 

@@ -25,7 +25,7 @@ def _times(t: float | Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """What every schedule offers. Subclasses give alpha, sigma and their derivatives.
+    """What every schedule offers (`def-schedule`). Subclasses give alpha, sigma, their derivatives.
 
     All methods raise ValueError for a time outside [0, 1].
     """
@@ -82,7 +82,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class CondOT(Schedule):
-    """alpha_t = t, sigma_t = 1 - t: straight conditional paths.
+    """alpha_t = t, sigma_t = 1 - t: straight conditional paths (`prp-schedules`).
 
     The path of Rectified Flow and, at sigma_min = 0, of Flow Matching (Lipman et al. 2023, Ex. II).
     """
@@ -112,6 +112,8 @@ class CondOT(Schedule):
 class Cosine(Schedule):
     """alpha_t = sin(pi t / 2), sigma_t = cos(pi t / 2): the trigonometric path on the unit circle.
 
+    `prp-schedules`.
+
     It preserves variance, alpha^2 + sigma^2 = 1, and moves at constant angular speed.
     """
 
@@ -139,6 +141,8 @@ class Cosine(Schedule):
 @dataclass(frozen=True)
 class VP(Schedule):
     """The variance-preserving path with linear beta (Song et al. 2021, Eq. 32-33), time reversed.
+
+    `prp-schedules`.
 
     With r = 1 - t the noising time, ``beta(r) = beta_min + r (beta_max - beta_min)`` and
     ``log alpha = -r^2 (beta_max - beta_min) / 4 - r beta_min / 2``, ``sigma = sqrt(1 - alpha^2)``.
@@ -203,6 +207,8 @@ class VP(Schedule):
 class SubVP(VP):
     """The sub-VP path (Song et al. 2021, Eq. 36, App. B): alpha as in `VP`, sigma = 1 - alpha^2.
 
+    `prp-schedules`.
+
     Its variance is at most that of `VP` at every time; d_sigma(1) is finite, -beta_min.
     """
 
@@ -228,6 +234,8 @@ class SubVP(VP):
 @dataclass(frozen=True)
 class VE(Schedule):
     """The variance-exploding path (Song et al. 2021, Eq. 30-31), time reversed: alpha = 1.
+
+    `prp-schedules`.
 
     ``sigma_t = sigma_max (sigma_min / sigma_max)^t`` falls geometrically from sigma_max at t = 0 to
     sigma_min at t = 1: neither end is standard. X_0 is data plus noise of scale sigma_max, and X_1

@@ -34,7 +34,7 @@ def midpoint(ode: ODE, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
 
 def heun(ode: ODE, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """Average the slopes at both ends of an Euler step: order 2, two evaluations."""
+    """Average the slopes at both ends of an Euler step: order 2 (`eq-heun`, `prp-heun-order`)."""
     h = s - t
     k1 = ode.drift(x, t)
     k2 = ode.drift(x + h * k1, s)
@@ -42,7 +42,7 @@ def heun(ode: ODE, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
 
 def rk4(ode: ODE, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """The classical Runge-Kutta method: order 4, four evaluations."""
+    """The classical Runge-Kutta method, four evaluations: order 4 (`prp-rk4-order`)."""
     h = s - t
     k1 = ode.drift(x, t)
     k2 = ode.drift(x + 0.5 * h * k1, t + 0.5 * h)
@@ -64,6 +64,8 @@ def euler_maruyama(sde: SDE, x: Tensor, t: Tensor, s: Tensor, dw: Tensor) -> Ten
 
 def milstein(sde: SDE, x: Tensor, t: Tensor, s: Tensor, dw: Tensor) -> Tensor:
     """Euler-Maruyama plus (1/2) g g' (dW^2 - h): strong order 1 for diagonal noise.
+
+    `eq-milstein`, `prp-milstein`.
 
     Each coordinate of g may depend on that coordinate of x only; g g' is the derivative of g in the
     direction g, taken by forward-mode differentiation. The drift runs outside of it.
@@ -115,7 +117,7 @@ def _grid(times: Tensor, x: Tensor, *, forward: bool) -> Tensor:
 def solve_ode(
     ode: ODE, x: Tensor, times: Tensor, method: ODEStep = heun, trajectory: bool = False
 ) -> Tensor:
-    """Follow an ODE along a grid of times.
+    """Follow an ODE along a grid of times (`thm-one-step` bounds the error).
 
     Args:
         ode: the equation.
@@ -148,7 +150,7 @@ def solve_sde(
     increments: Tensor | None = None,
     trajectory: bool = False,
 ) -> Tensor:
-    """Simulate an SDE along a grid of times.
+    """Simulate an SDE along a grid of times (`def-strong-weak-order` says how well).
 
     Args:
         sde: the equation.
@@ -288,6 +290,8 @@ def solve_adaptive(
     max_steps: int = 10_000,
 ) -> Adaptive:
     """Follow an ODE with the Dormand-Prince 5(4) pair and a step size chosen by its error estimate.
+
+    `alg-adaptive`.
 
     A step is kept if the root mean square of its error estimate, in units of
     ``atol + rtol max(|x|, |y|)``, over all samples and coordinates, is at most 1; the next step
