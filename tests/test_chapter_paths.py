@@ -163,7 +163,7 @@ def test_cost_of_a_missed_end_is_bounded(schedule):
     end = metrics.frechet_distance(a1 * law.mean, a1**2 * law.cov + s1**2 * eye, law.mean, law.cov)
     assert float(w2) <= a0 * math.sqrt(second)
     assert 0 < float(kl) <= 0.5 * (a0 / s0) ** 2 * second
-    assert float(end) <= abs(1 - a1) * math.sqrt(second) + s1 * math.sqrt(2) + 1e-7
+    assert float(end) <= math.sqrt((1 - a1) ** 2 * second + 2 * s1**2) + 1e-7
 
 
 # -- conditional paths (`prp-conditional-velocity`) ---------------------------------------------
