@@ -30,6 +30,7 @@ FLOORS = [
     "couplings",
     "targets",
     "networks",
+    "ema",
     "data",
     "training",
     "checkpoints",
