@@ -28,6 +28,8 @@ FLOORS = [
     "likelihood",
     "metrics",
     "couplings",
+    "weightings",
+    "time_samplers",
     "targets",
     "networks",
     "ema",
