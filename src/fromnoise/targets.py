@@ -1,14 +1,15 @@
 """What a network is trained to predict: a target draws (x, t, prediction) and owns the loss.
 
-The training loop knows one method, ``target.loss(net, data, generator)``. Conditional flow
-matching is the first target; later ones (denoising score matching, consistency, ...) are further
-classes with that method.
+The training loop knows one method, ``target.loss(net, data, generator)``. `ConditionalFlowMatching`
+is the loss of the flow-matching chapter. `Regression` has it as a special case: any of the kinds of
+prediction, any weight per noise level, any sampler of the times. Later targets (consistency, ...)
+are further classes with that method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from fromnoise.couplings import independent
 from fromnoise.paths import GaussianPath, PathSample
+from fromnoise.predictions import Kind, coefficients
+from fromnoise.time_samplers import TimeSampler, UniformTimes
+from fromnoise.weightings import Weighting
 
 Net = Callable[[Tensor, Tensor], Tensor]
 Coupling = Callable[[Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
@@ -67,3 +71,108 @@ class ConditionalFlowMatching:
                 f"{tuple(sample.x.shape)}: a velocity has the shape of x"
             )
         return (predicted - sample.velocity).square().mean()
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Regress any prediction: E[w_t ‖f_θ(X_t, t) − Y_t‖²] with Y_t = a_t X_1 + b_t ε, t from p(t).
+
+    (a, b) are the coefficients of the kind (`prp-affine-facts`): data (1, 0), noise (0, 1), score
+    (0, −1/σ), velocity (α', σ'), v (−σ, α). The minimizer is E[Y_t | X_t] whatever the weights and
+    times; they decide where a network with limits is good, and how noisy its gradients are. The
+    default is `ConditionalFlowMatching`, to the last bit.
+
+    Named losses: ``kind="noise"`` is DDPM's simplified loss (Ho et al. 2020); ``kind="score"`` is
+    denoising score matching (Vincent 2011), with ``Uniform("noise")`` that with the weight σ² (Song
+    & Ermon 2019); ``kind="data"`` with ``EDM()`` and ``LogitNormalTimes(1.2, 1.2)`` on `CondOT` has
+    the weights and noise levels of EDM (Karras et al. 2022); the velocity on `CondOT` with
+    ``LogitNormalTimes()`` is Stable Diffusion 3's choice (Esser et al. 2024). The weight of one
+    error is a weight of every other (:mod:`fromnoise.weightings`), so that a weighted loss does not
+    change with ``kind`` if the network's output is converted.
+
+    Attributes:
+        path: the Gaussian path from noise to data.
+        kind: what the network predicts.
+        weighting: the weight of each noise level; None for weight 1 on the network's own error.
+        times: draws the times and knows their density; uniform on [0, 1] unless said. Its range
+            must not end where the target is infinite.
+        divide_by_density: divide the weight by p(t), so that the expected loss is the integral of
+            w_t E‖·‖² over the sampler's range and the sampler affects its variance only. The papers
+            named above do not divide: there, the density is part of the weighting.
+        coupling: draws the pairs ``(noise, data)`` from a batch of data; independent unless said.
+
+    Raises:
+        ValueError: the kind is unknown, or its target is infinite at the sampler's t_min or t_max
+            (the score where σ = 0, the velocity of VP at t = 1).
+    """
+
+    path: GaussianPath
+    kind: Kind = "velocity"
+    weighting: Weighting | None = None
+    times: TimeSampler = field(default_factory=UniformTimes)
+    divide_by_density: bool = False
+    coupling: Coupling = independent
+
+    def __post_init__(self) -> None:
+        """Check that the target is finite on the closed range of the times."""
+        ends = torch.tensor([self.times.t_min, self.times.t_max], dtype=torch.float64)
+        for coefficient in coefficients(self.kind, ends, self.path.schedule):
+            self._require_finite(coefficient, ends, f"the {self.kind}")
+
+    def _require_finite(self, value: Tensor, t: Tensor, what: str) -> None:
+        bad = ~torch.isfinite(value)
+        if bool(bad.any()):
+            raise ValueError(
+                f"times: {what} is not finite at t = {t[bad].flatten()[0].item():.9g} under "
+                f"{self.path.schedule.name}: choose a sampler with t_min or t_max inside, such as "
+                "UniformTimes(t_min=1e-3, t_max=1 - 1e-3)."
+            )
+
+    def draw(self, data: Tensor, generator: torch.Generator | None = None) -> PathSample:
+        """Times, noise and points on the path for a batch ``data`` of shape ``(batch, *event)``."""
+        noise, data = self.coupling(data, generator)
+        t = self.times.sample(len(data), generator, dtype=data.dtype, device=data.device)
+        return self.path.sample(data, t, noise=noise)
+
+    def target(self, sample: PathSample) -> Tensor:
+        """What the network shall predict at ``sample.x``: a X_1 + b ε, ``(batch, *event)``.
+
+        Raises:
+            ValueError: it is infinite at one of the times, rounded to the precision of the data.
+        """
+        a, b = coefficients(self.kind, sample.t, sample.schedule)
+        for coefficient in (a, b):
+            self._require_finite(coefficient, sample.t, f"the {self.kind}")
+        return a * sample.data + b * sample.noise
+
+    def weight(self, t: Tensor) -> Tensor:
+        """The factor of the squared error at the times ``t``, of their shape.
+
+        Raises:
+            ValueError: it is infinite or undefined at one of the times.
+        """
+        weight = torch.ones_like(t)
+        if self.weighting is not None:
+            weight = self.weighting.weight(self.kind, t, self.path.schedule)
+        if self.divide_by_density:
+            weight = weight / self.times.density(t)
+        what = f"the weight of the error of the {self.kind} (weighting={self.weighting}, "
+        self._require_finite(weight, t, f"{what}divide_by_density={self.divide_by_density})")
+        return weight
+
+    def loss(self, net: Net, data: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The loss on one batch: the weighted squared error, averaged over batch *and* coordinates.
+
+        Raises:
+            ValueError: ``net`` returns another shape than it was given, or the target or its weight
+                is infinite at one of the times.
+        """
+        sample = self.draw(data, generator)
+        target, weight = self.target(sample), self.weight(sample.t)
+        predicted = net(sample.x, sample.t)
+        if predicted.shape != target.shape:
+            raise ValueError(
+                f"net returned shape {tuple(predicted.shape)} for x of shape "
+                f"{tuple(sample.x.shape)}: a prediction has the shape of x"
+            )
+        return (weight * (predicted - target).square()).mean()
