@@ -385,9 +385,9 @@ def test_low_discrepancy_lowers_the_variance_of_the_loss():
     """Where the loss varies much between times, one draw a stratum takes most of its variance.
 
     The zero network's loss on the score is |eps|^2 / (d sigma^2), d = 64. Over the times the
-    variance of f = 1 / sigma^2 is 2500; |eps|^2 / d adds 2 / d times the mean of f^2, 90. The strata
-    leave the 90 and what the common offset does in 64 strata, (f(0.95) - f(0.05))^2 / (12 * 64) =
-    210.
+    variance of f = 1 / sigma^2 is 2500; |eps|^2 / d adds 2 / d times the mean of f^2, 90. The
+    strata leave the 90 and what the common offset does in 64 of them, about
+    (f(0.95) - f(0.05))^2 / (12 * 64) = 210.
     """
     net, data = torch.zeros_like, torch.zeros(64, 64)
 

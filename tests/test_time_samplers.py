@@ -164,6 +164,24 @@ def test_exactly_one_draw_in_each_stratum(n, dtype, generator):
         assert (steps - (1.0 / n) % 1.0).abs().max() < 4 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_last_place_in_a_stratum_does_not_round_into_the_next(dtype, monkeypatch):
+    """The largest number torch.rand returns, in strata too narrow to resolve it from their end."""
+    last = 1.0 - 0.5 * torch.finfo(dtype).eps
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.full((n,), last, dtype=dtype))
+    n = 1000
+    t = LowDiscrepancyTimes().sample(n, torch.Generator().manual_seed(0), dtype=dtype)
+    edges = torch.arange(n + 1).to(dtype) / n
+    ordered = t.sort().values
+    assert ((ordered >= edges[:-1]) & (ordered < edges[1:])).all()
+
+
+@each
+def test_draws_are_made_on_the_device_asked_for(name):
+    for sampler in (CASES[name][0], LowDiscrepancyTimes(CASES[name][0])):
+        assert sampler.sample(3, device="meta").device.type == "meta"
+
+
 @each
 def test_low_discrepancy_keeps_the_law(name, generator):
     base, cdf = CASES[name]
