@@ -239,9 +239,10 @@ def test_a_theorem_moved_to_another_chapter_keeps_its_address(small):
     # and with another title, in a file of another name
     small.write("second", "(ch-second)=\n# Other things\n")
     small.edit("index", "second", "second\nthird")
+    small.register([*REGISTER, "ch-third"])
     small.write(
         "third",
-        "# Third\n\n"
+        "(ch-third)=\n# Third\n\n"
         + SECOND.partition("\n\n")[2]
         + theorem.replace("Itô's rule of", "Another name of"),
     )
@@ -278,6 +279,11 @@ def test_make_tags_adds_lines_and_changes_none(small):
 
 def spoil_label(small):
     small.edit("second", ":label: lem-last\n\n", "\n")
+
+
+def spoil_chapter(small):
+    small.edit("second", "(ch-second)=\n", "")
+    small.register([label for label in REGISTER if label != "ch-second"])
 
 
 def spoil_twice_stated(small):
@@ -370,6 +376,10 @@ BROKEN = {
     "a statement without a label": (
         spoil_label,
         r"second.*the lemma \(Last\) has no label.*:label:.*make tags",
+    ),
+    "a chapter without a label": (
+        spoil_chapter,
+        r"second states results but has no label before its title.*\(ch-name\)=",
     ),
     "a label stated twice": (spoil_twice_stated, r"thm-rule is stated twice: first.* and second"),
     "a label without a tag": (spoil_tag, r"second.*lem-last has no tag. Run `make tags`"),

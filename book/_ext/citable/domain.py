@@ -221,6 +221,12 @@ def collect(app: Sphinx, doctree: nodes.document) -> None:
         elif isinstance(node, nodes.math_block) and node.get("label"):
             add_equation(page, docname, node)
 
+    if not chapter and any(item.kind != "equation" for item in page.items):
+        page.problems.append(
+            f"{docname} states results but has no label before its title, by which the chapter is "
+            "cited. Write (ch-name)= in front of it; (app-name)= for an appendix."
+        )
+
 
 def title_label(doctree: nodes.document) -> str:
     """The label in front of a chapter's title, `ch-flows`, or "" if the page is no chapter."""
