@@ -511,9 +511,10 @@ VARIANCE = claims(
             split=lambda marginal, mean: marginal - 4 * mean(lambda jac, cov: jac.T * cov * jac)
         ),
         "the root of the batch size": VARIANCE.but(batch=lambda cov, size: cov / sqrt(size)),
+        "the pairs of a batch": VARIANCE.but(batch=lambda cov, size: cov / (size * (size - 1))),
     },
     covers="every f, Jacobian and label for two places and two labels at each, in dimension 2 with "
-    "two parameters; batches of two draws",
+    "two parameters; batches of two and of three draws",
     omits="general laws, where it is the law of total covariance",
 )
 def gradient_variance(steps, claim):
@@ -556,8 +557,17 @@ def gradient_variance(steps, claim):
     first = sum(q * a for q, a in zip(chances, g, strict=True))
     one = sum(q * (a - first) ** 2 for q, a in zip(chances, g, strict=True))
     draws = list(zip(chances, g, strict=True))
-    two = sum(q * r * ((a + b) / 2 - first) ** 2 for q, a in draws for r, b in draws)
-    steps.equal("the mean of two independent draws has half the variance", two, claim.batch(one, 2))
+    for size in (2, 3):
+        batches = itertools.product(draws, repeat=size)
+        variance = sum(
+            sympy.prod(q for q, _ in batch) * (sum(a for _, a in batch) / size - first) ** 2
+            for batch in batches
+        )
+        steps.equal(
+            f"the mean of {size} independent draws has the variance of one over {size}",
+            variance,
+            claim.batch(one, size),
+        )
 
 
 TIMES = claims(
@@ -627,6 +637,9 @@ ERROR = claims(
         "the factor 2 lost": ERROR.but(
             loss=lambda lip, end, loss: (sympy.exp(lip * end) - 1) / lip * loss
         ),
+        "the length of the interval forgotten": ERROR.but(
+            loss=lambda lip, end, loss: (sympy.exp(2 * lip) - 1) / (2 * lip) * loss
+        ),
         "the denominator L": ERROR.but(
             loss=lambda lip, end, loss: (sympy.exp(2 * lip * end) - 1) / lip * loss
         ),
@@ -657,16 +670,16 @@ def velocity_error_w2(steps, claim):
     lip, c = symbols("L c", positive=True)
     for sign in (1, -1):
         rate = sign * lip
-        error = c * sympy.exp(rate * (1 - t))  # of the shape for which Cauchy-Schwarz is sharp
+        error = c * sympy.exp(rate * (end_time - t))  # the shape for which Cauchy-Schwarz is sharp
         gap = Function("gap")
         solution = sympy.dsolve(
             diff(gap(t), t) - rate * gap(t) - error, gap(t), ics={gap(0): 0}
         ).rhs
         steps.equal(
-            f"ell = {'-' if sign < 0 else ''}L, e = c exp(ell (1 - t)): W_2² and its bound by the "
-            "loss are equal at T = 1",
-            solution.subs(t, 1) ** 2,
-            claim.loss(rate, 1, integrate(error**2, (t, 0, 1))),
+            f"ell = {'-' if sign < 0 else ''}L, e = c exp(ell (T - t)): W_2² and its bound by the "
+            "loss are equal at every T",
+            solution.subs(t, end_time) ** 2,
+            claim.loss(rate, end_time, integrate(error**2, (t, 0, end_time))),
         )
 
     with mp.workdps(30):

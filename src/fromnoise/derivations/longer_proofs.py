@@ -223,6 +223,12 @@ PICARD = claims(
         "the Lipschitz constant not squared": PICARD.but(
             supremum=lambda lip, end, start: (1 + 3 * start) * mp.exp(6 * (end + 4) * lip * end) - 1
         ),
+        "increments without the length of the interval": PICARD.but(
+            increment=lambda lip, end, m, h: 2 * h * 2 * lip**2 * (1 + m)
+        ),
+        "increments by the second moment alone": PICARD.but(
+            increment=lambda lip, end, m, h: 2 * (end + 1) * h * 2 * lip**2 * m
+        ),
         "increments of the order of a differentiable path": PICARD.but(
             increment=lambda lip, end, m, h: 2 * (end + 1) * h**2 * 2 * lip**2 * (1 + m)
         ),
@@ -328,6 +334,15 @@ def sde_existence(steps, claim):
                 claim.increment(mpmath.mpf(2), 1, m, mpmath.mpf(h))
                 for h in ("1e-6", "0.01", "1")
                 for m in (4, 4, mp.exp(4))
+            ],
+        )
+        small = mpmath.mpf("0.01")
+        steps.at_most(
+            "the same from 0 to T for L = 0.01: dX = L dt to T = 20, dX = L dW to T = 1",
+            [(20 * small) ** 2, small**2],
+            [
+                claim.increment(small, 20, (20 * small) ** 2, 20),
+                claim.increment(small, 1, small**2, 1),
             ],
         )
 
