@@ -235,7 +235,8 @@ PICARD = claims(
     },
     covers="the estimates behind existence, uniqueness and the bounds, with the constants of the "
     "proof, for dX = L X dt, dX = L X dW and for constant coefficients, where both sides are known",
-    omits="other equations, and the convergence of the iterates as processes: that is the proof",
+    omits="other equations, and the convergence of the iterates as processes: that is the proof; "
+    "whether the constants could be smaller: they are not sharp, and some smaller ones would pass",
 )
 def sde_existence(steps, claim):
     """Picard iterates of linear equations in closed form, with exact moments."""
