@@ -216,6 +216,14 @@ def test_tags_stand_beside_statements_equations_and_in_summaries(small):
     assert "Cite this chapter" in html
 
 
+def test_a_chapters_page_names_it_and_lists_what_it_states(small):
+    small.build()
+    text = visible(small.page("tag/0001"))
+    assert "“First things”" in text.replace(" ”", "”")
+    listed = small.page("tag/0001").partition('id="states"')[2].partition("</section>")[0]
+    assert re.findall(r'href="(\d{4}).html"', listed) == ["0002", "0003"]
+
+
 def test_numbers_and_formulas_are_those_of_the_page(small):
     small.build()
     number = re.search(r'class="eqno">\(([\d.]+)\)?<?', small.page("first"))[1]

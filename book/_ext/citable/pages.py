@@ -227,7 +227,9 @@ def standing(site: Site, item: Item, page: str) -> nodes.paragraph:
     place = f"{site.to(page, site.uri(item.docname))}#{item.anchor}"
     text = nodes.paragraph(classes=["fn-standing"])
     text += nodes.reference("", site.name(item), refuri=place, internal=True)
-    if item.kind != "chapter":
+    if item.kind == "chapter":
+        text += [nodes.Text(", “"), *title_nodes(item.title), nodes.Text("”")]
+    else:
         text += nodes.Text(" in ")
         if item.section[0] and item.section[0] != site.chapter(item.docname):
             to = f"{site.to(page, site.uri(item.docname))}#{item.section[1]}"
