@@ -533,6 +533,10 @@ def test_pages_describe_themselves_to_machines(small, page, title, kind):
     assert head.meta["citation_author"] == ["The Small Authors"]
     assert head.meta["citation_publication_date"] == ["2031/05/06"]
     assert ("citation_book_title" in head.meta) is (kind != "Book")
+    here = ADDRESS + ("" if kind == "Book" else f"{page}.html")
+    assert head.meta["citation_fulltext_html_url"] == [here]
+    if kind == "Chapter":
+        assert head.meta["citation_public_url"] == [f"{ADDRESS}tag/0001.html"]
     data = json.loads(head.data)
     assert data["@context"] == "https://schema.org" and data["@type"] == kind
     assert data["version"] == "1.2.3" and data["url"].startswith(ADDRESS)

@@ -108,7 +108,7 @@ def describe(
 ) -> None:
     """Say in the page's head what it is and how it is cited."""
     site = site_of(app)
-    book, cited, chapter = site.book, None, ""
+    book, cited, chapter, page = site.book, None, "", ""
     label = context.get("fn_label")
     if label is None:
         label = next(
@@ -121,7 +121,10 @@ def describe(
         cited = book.cited(label)
         if book.items[label].kind != "chapter":
             chapter = site.chapter(book.items[label].docname)
-    context["metatags"] = context.get("metatags", "") + cite.meta(book.citation, cited, chapter)
+        elif "fn_label" not in context:
+            page = book.citation.address + site.uri(pagename)
+    head = cite.meta(book.citation, cited, chapter, page)
+    context["metatags"] = context.get("metatags", "") + head
 
 
 def visit_withdrawn(self: Any, node: nodes.Element) -> None:

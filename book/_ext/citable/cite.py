@@ -133,7 +133,7 @@ def plain(text: str) -> str:
     return text.replace("$", "")
 
 
-def meta(book: Citation, cited: Cited | None, chapter: str = "") -> str:
+def meta(book: Citation, cited: Cited | None, chapter: str = "", page: str = "") -> str:
     """Elements of a page's head for Zotero, Google Scholar and search engines.
 
     `citation_book_title` is what makes Zotero file the page as a part of a book.
@@ -142,6 +142,7 @@ def meta(book: Citation, cited: Cited | None, chapter: str = "") -> str:
         book: the book.
         cited: what the page is about; None for the book itself.
         chapter: title of the chapter that holds it, if it is a statement.
+        page: where the text stands, if that is not the permanent address.
     """
     title = plain(cited.title) if cited else book.title
     pairs = [("citation_title", title)]
@@ -150,7 +151,7 @@ def meta(book: Citation, cited: Cited | None, chapter: str = "") -> str:
         ("citation_publication_date", book.date.replace("-", "/")),
         ("citation_language", "en"),
         ("citation_public_url", cited.address if cited else book.address),
-        ("citation_fulltext_html_url", cited.address if cited else book.address),
+        ("citation_fulltext_html_url", page or (cited.address if cited else book.address)),
     ]
     if cited:
         pairs += [("citation_book_title", book.title), ("citation_inbook_title", book.title)]
