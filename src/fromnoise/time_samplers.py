@@ -69,8 +69,23 @@ def _inside(t: Tensor, sampler: TimeSampler) -> Tensor:
     return (t >= low.item()) & (t <= high.item())
 
 
+class _Independent:
+    """Independent draws, from the quantile function."""
+
+    def sample(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> Tensor:
+        """Draw n independent times, ``(n,)``; the generator lives on `device`."""
+        return self.quantile(torch.rand(n, generator=generator, dtype=dtype, device=device))
+
+
 @dataclass(frozen=True)
-class UniformTimes:
+class UniformTimes(_Independent):
     """Times uniform in [t_min, t_max]: the default of flow matching.
 
     On [0, 1] the draws are those of ``torch.rand``, so t = 0 itself is possible, t = 1 is not.
@@ -90,17 +105,6 @@ class UniformTimes:
         """Check the range."""
         _check_range(self.t_min, self.t_max)
 
-    def sample(
-        self,
-        n: int,
-        generator: torch.Generator | None = None,
-        *,
-        dtype: torch.dtype | None = None,
-        device: str | torch.device | None = None,
-    ) -> Tensor:
-        """Draw n independent times, ``(n,)``; the generator lives on `device`."""
-        return self.quantile(torch.rand(n, generator=generator, dtype=dtype, device=device))
-
     def quantile(self, u: Tensor) -> Tensor:
         """t_min + (t_max - t_min) u."""
         return (self.t_min + (self.t_max - self.t_min) * u).clamp(self.t_min, self.t_max)
@@ -115,7 +119,7 @@ class UniformTimes:
 
 
 @dataclass(frozen=True)
-class LogitNormalTimes:
+class LogitNormalTimes(_Independent):
     """Times whose logit log(t / (1 - t)) is normal, restricted to [t_min, t_max].
 
     Esser et al. 2024 (Stable Diffusion 3): more draws in the middle, where the velocity is hard to
@@ -160,17 +164,6 @@ class LogitNormalTimes:
         high = law.cdf(math.log(self.t_max / (1.0 - self.t_max))) if self.t_max < 1 else 1.0
         return low, high - low
 
-    def sample(
-        self,
-        n: int,
-        generator: torch.Generator | None = None,
-        *,
-        dtype: torch.dtype | None = None,
-        device: str | torch.device | None = None,
-    ) -> Tensor:
-        """Draw n independent times, ``(n,)``; the generator lives on `device`."""
-        return self.quantile(torch.rand(n, generator=generator, dtype=dtype, device=device))
-
     def quantile(self, u: Tensor) -> Tensor:
         """sigmoid(mean + std Phi^{-1}(F(t_min) + u (F(t_max) - F(t_min)))), F unrestricted.
 
@@ -200,7 +193,7 @@ class LogitNormalTimes:
 
 
 @dataclass(frozen=True, eq=False)
-class TabulatedTimes:
+class TabulatedTimes(_Independent):
     """Times from a density given by a table, constant on each bin: importance sampling.
 
     Where the loss is large and noisy, draw more times, and divide by the density: heights in
@@ -252,17 +245,6 @@ class TabulatedTimes:
     def t_max(self) -> float:
         """The last edge."""
         return self.edges[-1].item()
-
-    def sample(
-        self,
-        n: int,
-        generator: torch.Generator | None = None,
-        *,
-        dtype: torch.dtype | None = None,
-        device: str | torch.device | None = None,
-    ) -> Tensor:
-        """Draw n independent times, ``(n,)``; the generator lives on `device`."""
-        return self.quantile(torch.rand(n, generator=generator, dtype=dtype, device=device))
 
     def quantile(self, u: Tensor) -> Tensor:
         """The inverse of the distribution function, which is linear on each bin."""
