@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import mpmath
 import sympy
 import torch
 from mpmath import mp
-from sympy import Function, Integral, Matrix, diff, integrate, log, pi, sqrt, symbols
+from sympy import Function, Integral, Matrix, diff, expand, integrate, log, pi, sqrt, symbols
 
 from fromnoise.derivations.checking import check, claims
 from fromnoise.distributions import laboratory
@@ -21,7 +22,7 @@ d_alpha, d_sigma = diff(alpha(t), t), diff(sigma(t), t)
 
 PLACES, LABELS = range(2), range(3)
 CELLS = list(itertools.product(PLACES, LABELS))
-place = Matrix(symbols("q_1:3", positive=True))  # the law of X_t, on two places
+place = Matrix(symbols("q_1:3", positive=True))  # the law of (X_t, t), on two places
 chance = Matrix(2, 2, symbols("c_11:13 c_21:23", positive=True))
 chance = chance.row_join(Matrix([1 - chance[0, 0] - chance[0, 1], 1 - chance[1, 0] - chance[1, 1]]))
 
@@ -35,8 +36,8 @@ def _vectors(name, *numbers, dim=2):
 
 
 def _upper(matrix):
-    """The entries of a symmetric 2 x 2 matrix, each once."""
-    return [matrix[0, 0], matrix[0, 1], matrix[1, 1]]
+    """The entries of a symmetric 2 x 2 matrix, each once; expanded, they are quick to compare."""
+    return [expand(matrix[i, j]) for i, j in ((0, 0), (0, 1), (1, 1))]
 
 
 def _mean(function):
@@ -53,9 +54,11 @@ def _marginal(labels, i):
     return mean, square - mean * mean.T
 
 
-def _trapezoid(function, bound=12):
-    """The integral over the line of an analytic function that decays like a Gaussian."""
-    return mp.fsum(function(mpmath.mpf(k) / 20) for k in range(-20 * bound, 20 * bound + 1)) / 20
+def _trapezoid(function, bound):
+    """The integral over the line of an analytic function that is negligible beyond the bound."""
+    nodes = 12  # per unit
+    last = int(nodes * bound)
+    return mp.fsum(function(mpmath.mpf(k) / nodes) for k in range(-last, last + 1)) / nodes
 
 
 class _Atoms:
@@ -77,14 +80,15 @@ class _Atoms:
                 for w, z in zip(self.weights, self.data, strict=True)
             )
 
-        return _trapezoid(integrand)
+        return _trapezoid(integrand, bound=12)
 
     def over_places(self, function):
         """E of function(X_t, E[X_1 | X_t], Var[X_1 | X_t]), from the marginal density."""
 
-        def integrand(x):
+        def integrand(y):
+            x = self.sigma * y
             joint = [
-                w * mp.npdf((x - self.alpha * z) / self.sigma) / self.sigma
+                w * mp.npdf(y - self.alpha * z / self.sigma)
                 for w, z in zip(self.weights, self.data, strict=True)
             ]
             density = mp.fsum(joint)
@@ -92,7 +96,7 @@ class _Atoms:
             square = mp.fsum(p * z**2 for p, z in zip(joint, self.data, strict=True)) / density
             return density * function(x, mean, square - mean**2)
 
-        return _trapezoid(integrand, bound=10)
+        return _trapezoid(integrand, bound=12 + 2 * self.alpha / self.sigma)
 
     def velocity(self, x, mean):
         """The marginal velocity where the posterior has this mean, on the straight path."""
@@ -117,8 +121,8 @@ DECOMPOSITION = claims(
         ),
         "half the trace": DECOMPOSITION.but(trace=lambda covariance: covariance.trace() / 2),
     },
-    covers="every f and every law of two places and three labels at each, in dimension 2; three "
-    "data points on the straight path, by quadrature",
+    covers="every f and every law with two values of (X_t, t) and three of U at each, in dimension "
+    "2; f = 0 and f = sin x for three data points on the straight path, at two times",
     omits="general laws, where the proof conditions under the expectation; the losses that are "
     "infinite",
 )
@@ -133,12 +137,11 @@ def cfm_equals_fm(steps, claim):
     cfm = _mean(lambda i, j: square(f[(i,)] - labels[i, j]))
     fm = _mean(lambda i, j: square(f[(i,)] - marginal[i][0]))
     constant = _mean(lambda i, j: claim.constant(labels[i, j], marginal[i][0]))
-    steps.equal("finite law: L_CFM(f) = L_FM(f) + E|U - u|²", cfm, claim.loss(fm, constant))
+    trace = _mean(lambda i, j: claim.trace(marginal[i][1]))
     steps.equal(
-        "finite law: E|U - u|² = E tr Cov[U | X_t]",
-        constant,
-        _mean(lambda i, j: claim.trace(marginal[i][1])),
+        "finite law: L_CFM(f) = L_FM(f) + E|U - u|²", expand(cfm), expand(claim.loss(fm, constant))
     )
+    steps.equal("finite law: E|U - u|² = E tr Cov[U | X_t]", expand(constant), expand(trace))
 
     def losses(law, f):
         cfm = law.over_draws(lambda x, z, e: (f(x) - (z - e)) ** 2)
@@ -180,7 +183,8 @@ MINIMIZER = claims(
         "the minimum zero": MINIMIZER.but(minimum=lambda constant: 0),
         "half the distance": MINIMIZER.but(distance=lambda loss, constant: (loss - constant) / 2),
     },
-    covers="every law of two places and three labels at each, in dimension 2, and every f",
+    covers="every f and every law with two values of (X_t, t) and three of U at each, in dimension "
+    "2",
     omits="general laws; sets of probability zero, on which f is free",
 )
 def cfm_minimizer(steps, claim):
@@ -197,12 +201,16 @@ def cfm_minimizer(steps, claim):
     gradient = Matrix([diff(loss(f), variable) for variable in at_best])
     steps.equal("the derivative of L_CFM in every value of f is 0 at u", gradient.subs(at_best))
     constant = _mean(lambda i, j: _marginal(labels, i)[1].trace())
-    steps.equal("the loss of u is C = E tr Cov[U | X_t]", loss(best), claim.minimum(constant))
+    steps.equal(
+        "the loss of u is C = E tr Cov[U | X_t]",
+        expand(loss(best)),
+        expand(claim.minimum(constant)),
+    )
     moved = {i: best[i] + g[i] for i in best}
     steps.equal(
         "L_CFM(u + g) - C = E|g|², which is positive unless g = 0 almost everywhere",
-        claim.distance(loss(moved), constant),
-        sum(place[i] * g[(i,)].dot(g[(i,)]) for i in PLACES),
+        expand(claim.distance(loss(moved), constant)),
+        expand(sum(place[i] * g[(i,)].dot(g[(i,)]) for i in PLACES)),
     )
 
 
@@ -297,10 +305,25 @@ BOUND = claims(
     integral=lambda v: pi / 2 * sqrt(v),
     smooth=lambda time, dim, fisher: dim - ((1 - time) / time) ** 2 * fisher,
     ceiling=lambda dim: dim,
+    wrong=lambda time, smallest: time * smallest / (2 * (1 - time)),
     finite=lambda time, dim, largest, smallest: (
         16 * largest**2 * dim * (dim + 2) / (time**4 * smallest**4) * (1 - time) ** 2
     ),
 )
+
+
+@cache
+def _on_the_laboratory():
+    """Eigenvalues of its covariance, its Fisher information, and C_t at four times, on a grid."""
+    law, axis = laboratory(), torch.linspace(-7.0, 7.0, 141, dtype=torch.float64)
+    plane, cell = torch.cartesian_prod(axis, axis), (axis[1] - axis[0]) ** 2
+    fisher = float((law.log_prob(plane).exp() * law.score(plane).square().sum(1)).sum() * cell)
+    constants = {}
+    for time in (0.2, 0.5, 0.8, 0.95):
+        p = law.marginal_log_prob(plane, time, 1 - time).exp()
+        trace = law.conditional_covariance(plane, time, 1 - time).diagonal(dim1=1, dim2=2).sum(1)
+        constants[time] = float((p * trace).sum() * cell) / (1 - time) ** 2
+    return torch.linalg.eigvalsh(law.cov).tolist(), fisher, constants
 
 
 @check(
@@ -324,22 +347,38 @@ BOUND = claims(
                 16 * largest**2 * dim * (dim + 1) / (time**4 * smallest**4) * (1 - time) ** 2
             )
         ),
+        "a guess safe up to the whole distance": BOUND.but(
+            wrong=lambda time, smallest: time * smallest / (1 - time),
+            finite=lambda time, dim, largest, smallest: (
+                largest**2 * dim * (dim + 2) / (time**4 * smallest**4) * (1 - time) ** 2
+            ),
+        ),
     },
-    covers="part 1: the error of the best affine predictor, for every alpha, sigma > 0 and every "
-    "variance, and the integral; on the laboratory parts 1 and 2; for three data points part 3",
-    omits="that the coordinates decouple in an eigenbasis; the integration by parts of part 2 for "
-    "other densities",
+    covers="part 1: the error of the best affine guess, for all alpha, sigma > 0 and every two "
+    "eigenvalues of S, that it is the error for Gaussian data, and the integral over the times; "
+    "parts 1 and 2 on the laboratory at four times; the bounds in the proof of part 3 for three "
+    "data points on the line at two times",
+    omits="that no guess beats the conditional mean (the projection theorem); other densities in "
+    "part 2 and other finite sets in part 3, for which it is the proof",
 )
 def gap_bound(steps, claim):
     """The error of linear regression, an antiderivative, and exact constants on three laws."""
-    v = sympy.Symbol("v", positive=True)
-    target = d_alpha**2 * v + d_sigma**2
-    both = d_alpha * alpha(t) * v + d_sigma * sigma(t)
-    point = alpha(t) ** 2 * v + sigma(t) ** 2
+    a, sg, da, ds = symbols("alpha sigma d_alpha d_sigma", positive=True)
+    v, other = symbols("v s_2", positive=True)
+    basis = Matrix([[3, -4], [4, 3]]) / 5  # a rotation
+    data, noise = basis * sympy.diag(v, other) * basis.T, sympy.eye(2)
+    both, point = da * a * data + ds * sg * noise, a**2 * data + sg**2 * noise
+    error = da**2 * data + ds**2 * noise - both * point.inv() * both
     steps.equal(
-        "the best affine guess of U from X_t has the error Var U - Cov(U, X_t)² / Var X_t",
-        target - both**2 / point,
-        claim.worst(alpha(t), sigma(t), d_alpha, d_sigma, v),
+        "the best affine guess of U from X_t, in the plane: the error is the trace of "
+        "Cov U - Cov(U, X_t) Cov(X_t)^-1 Cov(X_t, U), a sum over the eigenvalues of S",
+        error.trace(),
+        claim.worst(a, sg, da, ds, v) + claim.worst(a, sg, da, ds, other),
+    )
+    steps.equal(
+        "N(0, v): kappa² over the precision 1 / v + alpha² / sigma² of the posterior",
+        (da - ds * a / sg) ** 2 / (1 / v + a**2 / sg**2),
+        claim.worst(a, sg, da, ds, v),
     )
     straight = claim.worst(t, 1 - t, sympy.Integer(1), sympy.Integer(-1), v)
     inverse = sqrt(v) * sympy.atan(sqrt(v) * t / (1 - t))
@@ -350,16 +389,8 @@ def gap_bound(steps, claim):
         claim.integral(v),
     )
 
-    law = laboratory()
-    axis = torch.linspace(-7.0, 7.0, 141, dtype=torch.float64)
-    plane, cell = torch.cartesian_prod(axis, axis), (axis[1] - axis[0]) ** 2
-    eigenvalues = torch.linalg.eigvalsh(law.cov).tolist()
-    density = law.log_prob(plane).exp()
-    fisher = float((density * law.score(plane).square().sum(1)).sum() * cell)
-    for time in (0.2, 0.5, 0.8, 0.95):
-        p = law.marginal_log_prob(plane, time, 1 - time).exp()
-        cov = law.conditional_covariance(plane, time, 1 - time)
-        constant = float((p * cov.diagonal(dim1=1, dim2=2).sum(1)).sum() * cell) / (1 - time) ** 2
+    eigenvalues, fisher, constants = _on_the_laboratory()
+    for time, constant in constants.items():
         steps.at_most(
             f"laboratory, t = {time}: C_t, and that of Gaussian data of its covariance",
             constant,
@@ -371,13 +402,12 @@ def gap_bound(steps, claim):
             time**2 * constant,
         )
         steps.at_most(f"laboratory, t = {time}: t² C_t and d", time**2 * constant, claim.ceiling(2))
-    gaussian = claim.worst(t, 1 - t, sympy.Integer(1), sympy.Integer(-1), v)
     ratio = sympy.Symbol("r", positive=True)  # (1 - t) / t
     low = claim.smooth(t, 1, 1 / v).subs(t, 1 / (1 + ratio))
     steps.equal(
         "N(0, v), for which J = 1 / v: t² C_t = d - r² J + O(r⁴) with r = (1 - t) / t, so the "
         "bound can't be better",
-        sympy.series((t**2 * gaussian).subs(t, 1 / (1 + ratio)).simplify(), ratio, 0, 4).removeO(),
+        sympy.series((t**2 * straight).subs(t, 1 / (1 + ratio)).simplify(), ratio, 0, 4).removeO(),
         sympy.expand(low.simplify()),
     )
 
@@ -388,18 +418,18 @@ def gap_bound(steps, claim):
     )
     largest, smallest = symbols("Delta delta", positive=True)
     steps.equal(
-        "finite data: Delta² / (1 - t)² times E|eps|⁴ / (t delta / 2(1 - t))⁴",
-        sympy.gammasimp(fourth) * largest**2 / (1 - t) ** 2 / (t * smallest / (2 * (1 - t))) ** 4,
+        "finite data: Delta² / (1 - t)² times E|eps|⁴ / r⁴ with r = t delta / 2 (1 - t) (Markov)",
+        sympy.gammasimp(fourth) * largest**2 / (1 - t) ** 2 / claim.wrong(t, smallest) ** 4,
         claim.finite(t, dim, largest, smallest),
     )
     with mp.workdps(30):
         for time in ("0.5", "0.8"):
             law, now = _Atoms(time), mpmath.mpf(time)
-            constant = law.over_places(lambda x, mean, variance: variance) / law.sigma**2
+            chance_of_noise = mp.erfc(claim.wrong(now, mpmath.mpf("1.5")) / mp.sqrt(2))
             steps.at_most(
-                f"three data points, t = {time}: C_t and its bound",
-                constant,
-                claim.finite(now, 1, 3, mpmath.mpf("1.5")),
+                f"three data points, t = {time}: C_t, and Delta² / (1 - t)² times P(|eps| >= r)",
+                law.over_places(lambda x, mean, variance: variance) / law.sigma**2,
+                3**2 * chance_of_noise / law.sigma**2,
             )
 
 
@@ -426,9 +456,9 @@ GRADIENT = claims(
             marginal=lambda jacobian, f, velocity: 2 * jacobian.T * f
         ),
     },
-    covers="every differentiable f with two parameters, for two places and three labels in "
-    "dimension 2; a network of one neuron with three parameters, on the straight path from noise "
-    "to three data points",
+    covers="every differentiable f with two parameters, for two values of (X_t, t) and three of U "
+    "at each, in dimension 2; one neuron with three parameters, on the straight path to three data "
+    "points at t = 1/2, at one value of the parameters",
     omits="the domination that allows to differentiate under other expectations; continuity",
 )
 def cfm_gradient(steps, claim):
@@ -450,7 +480,13 @@ def cfm_gradient(steps, claim):
         gradient(lambda i, j: marginal[i]),
         _mean(lambda i, j: claim.marginal(f[i].jacobian(theta), f[i], marginal[i])),
     )
-    steps.equal("finite law: both gradients agree", whole, gradient(lambda i, j: marginal[i]))
+    slopes = {i: Matrix(2, 2, symbols(f"j_{i}_1:5")) for i in PLACES}
+    values = {i: vector for (i,), vector in _vectors("v", 2).items()}
+    steps.equal(
+        "finite law: both means agree, for every Jacobian and every value of f",
+        _mean(lambda i, j: claim.conditional(slopes[i], values[i], labels[i, j])).expand(),
+        _mean(lambda i, j: claim.marginal(slopes[i], values[i], marginal[i])).expand(),
+    )
 
     def neuron(x, a, w, b):
         return a * mp.tanh(w * x + b)
@@ -513,9 +549,9 @@ VARIANCE = claims(
         "the root of the batch size": VARIANCE.but(batch=lambda cov, size: cov / sqrt(size)),
         "the pairs of a batch": VARIANCE.but(batch=lambda cov, size: cov / (size * (size - 1))),
     },
-    covers="every f, Jacobian and label for two places and two labels at each, in dimension 2 with "
-    "two parameters; batches of two and of three draws",
-    omits="general laws, where it is the law of total covariance",
+    covers="every f, Jacobian and target for two values of (X_t, t) and two of U at each, in "
+    "dimension 2 with two parameters; batches of two and of three draws",
+    omits="general laws, where it is the law of total covariance; larger batches",
 )
 def gradient_variance(steps, claim):
     """Covariances of the gradient of one draw, and of two, from their definition."""
@@ -571,6 +607,7 @@ def gradient_variance(steps, claim):
 
 
 TIMES = claims(
+    estimator=lambda w, q, g: w / q * g,
     best=lambda w, m, total: w * sqrt(m) / total,
     least=lambda total: total**2,
 )
@@ -583,19 +620,25 @@ TIMES = claims(
         "without the root": TIMES.but(best=lambda w, m, total: w * m / total),
         "without the weight": TIMES.but(best=lambda w, m, total: sqrt(m) / total),
         "the integral not squared": TIMES.but(least=lambda total: total),
+        "the density for its inverse": TIMES.but(estimator=lambda w, q, g: w * q * g),
+        "the weight forgotten in the estimator": TIMES.but(estimator=lambda w, q, g: g / q),
     },
     covers="every weight w, second moment m and density q, all positive",
-    omits="times at which w, m or q vanishes",
+    omits="times at which w, m or q vanishes; that the integrals are finite",
 )
 def time_sampling(steps, claim):
     """The excess over the least second moment as the integral of a square; an example."""
     w, m, q = (Function(name, positive=True)(t) for name in "wmq")
+    g = sympy.Symbol("g")
+    steps.equal(
+        "the mean: q times the estimator is w g, whatever q", q * claim.estimator(w, q, g), w * g
+    )
     total = sympy.Symbol("Z", positive=True)  # the integral of w sqrt(m)
     best, least = claim.best(w, m, total), claim.least(total)
     steps.equal(
         "w² m / q - Z² (2 q* - q) = Z² (q - q*)² / q; its integral over t is the second moment "
         "with q, less Z², and not negative",
-        w**2 * m / q - least * (2 * best - q),
+        q * claim.estimator(w, q, sqrt(m)) ** 2 - least * (2 * best - q),
         least * (q - best) ** 2 / q,
     )
     weight, moment = t, (1 + t) ** 2
@@ -615,6 +658,14 @@ ERROR = claims(
     ),
     loss=lambda lip, end, loss: (sympy.exp(2 * lip * end) - 1) / (2 * lip) * loss,
 )
+
+
+@cache
+def _shift(rate, error):
+    """Y - X at time T, for u = rate x and v = u + error: SymPy solves y' = rate y + error."""
+    y = Function("y")
+    solution = sympy.dsolve(diff(y(t), t) - rate * y(t) - error, y(t), ics={y(0): 0})
+    return solution.rhs.subs(t, end_time)
 
 
 @check(
@@ -644,20 +695,19 @@ ERROR = claims(
             loss=lambda lip, end, loss: (sympy.exp(2 * lip * end) - 1) / lip * loss
         ),
     },
-    covers="fields u = ell(t) x and v = u + c(t) with every ell and c, for which all members are "
-    "equal; the field v = sin x against u = 0, by quadrature",
+    covers="on the line, u = ell(t) x and v = u + e(t) with every ell and e: Y - X is the bound at "
+    "every T; the bound by the loss for ell = L and ell = -L, where it is an equality, at every T; "
+    "u = 0 and v = sin x at T = 1, by quadrature",
     omits="general fields: that the one-sided constant bounds their growth is Grönwall's lemma; "
-    "W_2 in more than one dimension",
+    "dimensions above one",
 )
 def velocity_error_w2(steps, claim):
     """Linear fields, where the distance solves a linear equation; a field that is not linear."""
     ell, e = Function("ell", real=True), Function("e", positive=True)
-    y, bound = Function("y"), claim.bound(lambda r: 1 / (1 + r), lambda r: 1 + r, end_time)
-    example = sympy.dsolve(diff(y(t), t) - y(t) / (1 + t) - 1 - t, y(t), ics={y(0): 0}).rhs
     steps.equal(
         "u = x / (1 + t), v = u + 1 + t: Y - X and the bound",
-        example.subs(t, end_time),
-        bound.doit(),
+        _shift(1 / (1 + t), 1 + t),
+        claim.bound(lambda r: 1 / (1 + r), lambda r: 1 + r, end_time).doit(),
     )
     bound = claim.bound(ell, e, end_time)
     steps.equal(
@@ -670,15 +720,11 @@ def velocity_error_w2(steps, claim):
     lip, c = symbols("L c", positive=True)
     for sign in (1, -1):
         rate = sign * lip
-        error = c * sympy.exp(rate * (end_time - t))  # the shape for which Cauchy-Schwarz is sharp
-        gap = Function("gap")
-        solution = sympy.dsolve(
-            diff(gap(t), t) - rate * gap(t) - error, gap(t), ics={gap(0): 0}
-        ).rhs
+        error = c * sympy.exp(rate * (end_time - t))  # then Cauchy-Schwarz is an equality
         steps.equal(
             f"ell = {'-' if sign < 0 else ''}L, e = c exp(ell (T - t)): W_2² and its bound by the "
             "loss are equal at every T",
-            solution.subs(t, end_time) ** 2,
+            _shift(rate, error) ** 2,
             claim.loss(rate, end_time, integrate(error**2, (t, 0, end_time))),
         )
 
