@@ -273,6 +273,72 @@ def test_a_withdrawn_result_keeps_its_page(small):
     assert "Its place was taken by 0007" in text.replace(" ,", ",")
 
 
+def test_a_reader_is_led_to_what_was_withdrawn(small):
+    """On a page that did not change, too; and whatever it was."""
+    small.edit("first", "{see}`lem-last`", "{see}`lem-last` and {see}`eq-old`")
+    small.write("second", SECOND + "\n$$\na=b\n$$ (eq-old)\n")
+    small.register([*REGISTER, "eq-old"])
+    assert small.build() == ""
+    assert re.search(r'href="second.html#equation-eq-old">', small.page("first"))
+    box = "```{withdrawn} Old\n:label: %s\n:kind: %s\n:since: 1.2\n\nGone.\n```\n"
+    text = box % ("lem-last", "lemma") + "\n" + box % ("eq-old", "equation")
+    small.write("second", "(ch-second)=\n# Second things\n\n" + text)
+    assert small.build() == ""
+    for label, kind in (("lem-last", "Lemma"), ("eq-old", "Equation")):
+        assert re.search(f'href="second.html#{label}">Withdrawn {kind}', small.page("first"))
+
+
+def test_a_reference_to_nothing_is_named(small):
+    small.edit("first", "{see}`lem-last`", "{see}`eq-none`")
+    assert "label 'eq-none' not found" in small.build()
+
+
+def test_a_number_that_moves_moves_on_all_pages(small):
+    more = "```{prf:%s} %s\n:label: def-%s\n\nX.\n```\n\n"
+    one, two = more % ("definition", "One", "one"), more % ("definition", "Two", "two")
+    small.write("first", FIRST + one + two)
+    small.edit("second", "Clear.", "Clear from {prf:ref}`def-one`.")
+    small.register([*REGISTER, "def-one", "def-two"])
+    assert small.build() == "" and "Definition 2" in visible(small.page("second"))
+    small.write("first", FIRST + two + one)
+    assert small.build() == "" and "Definition 3" in visible(small.page("second"))
+
+
+def test_pictures_and_footnotes_of_a_proof_work_on_its_tags_page(small):
+    picture = "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
+    (small.source / "a.png").write_bytes(bytes.fromhex(picture))
+    small.edit("first", "Multiply.", "Multiply.[^why]\n\n![A sign](a.png)\n\n")
+    small.edit("first", "## Summary", "[^why]: Since it is so.\n\n## Summary")
+    assert small.build() == ""
+    html = small.page("tag/0003")
+    assert 'src="../_images/a.png"' in html and (small.out / "_images" / "a.png").exists()
+    place = re.search(r'href="../first.html#([\w-]+)">1</a>', html)[1]
+    assert f'id="{place}"' in small.page("first")
+
+
+def test_titles_with_signs_of_html_are_shown_as_they_are(small):
+    small.edit("second", "# Second things", "# Less & a<b")
+    small.edit("second", "} Last", "} If $a<b$ and $c>d$")
+    small.edit("index", ":caption: Part one", ":caption: Part <one>")
+    small.edit("index", "second\n", "second\ntags\n")
+    small.write("tags", "# Tags\n\n```{tag-index}\n```\n")
+    assert small.build() == ""
+    assert "<title>Tag 0006: If a&lt;b and c&gt;d " in small.page("tag/0006")
+    options = re.findall("<option.*?</option>", small.page("tags"))
+    assert '<option value="1">Less &amp; a&lt;b</option>' in options
+    assert '<option value="part-0">Part &lt;one&gt;</option>' in options
+
+
+def test_a_statement_without_a_title_is_cited_by_its_first_words(small):
+    formula = "$\\sqrt{a^2 + b^2 + c^2 + d^2 + e^2 + f^2}$"
+    small.edit("second", "} Last", "}")
+    small.edit("second", "Everything", f"For all numbers of the kind of {formula}, everything")
+    small.build()
+    entries = pybtex.database.parse_file(small.out / "tags.bib", "bibtex").entries
+    title = entries["fromnoise-0006"].fields["title"]
+    assert title == r"{For all numbers of the kind of \ldots}"
+
+
 def test_make_tags_adds_lines_and_changes_none(small):
     small.register(REGISTER[:2])
     small.build(citable_assign=True)
@@ -335,6 +401,36 @@ def spoil_lost(small):
 
 def spoil_circle(small):
     small.edit("first", "{see}`lem-last`", "{prf:ref}`lem-last`")
+
+
+def spoil_itself(small):
+    small.edit("second", "Clear.", "By {prf:ref}`lem-last`.")
+
+
+def circle_by(link):
+    def spoil(small):
+        small.edit("second", "Clear.\n", "Clear.\n\n$$\na=b\n$$ (eq-last)\n")
+        small.register([*REGISTER, "eq-last"])
+        small.edit("first", "{see}`lem-last`", link)
+
+    return spoil
+
+
+def spoil_second_name(small):
+    small.edit("second", "```{prf:lemma}", "(other)=\n```{prf:lemma}")
+    small.edit("first", "{see}`lem-last`", "{ref}`that <other>`")
+
+
+def spoil_label_form(small):
+    small.write("second", SECOND.replace("lem-last", "Lem Last"))
+    small.edit("first", " Compare {see}`lem-last`.", "")
+    small.register([*REGISTER[:-1], "Lem Last"])
+
+
+def spoil_chapter_of_equations(small):
+    small.write("second", "# Second things\n\n```{math}\n:label: eq-b\na=b\n```\n")
+    small.register([*REGISTER[:-2], "eq-b"])
+    small.edit("first", " Compare {see}`lem-last`.", "")
 
 
 def spoil_proof(small):
@@ -404,6 +500,26 @@ BROKEN = {
         spoil_circle,
         r"proved from itself: .*thm-rule uses lem-last.*`see`",
     ),
+    "a result that its own proof uses": (
+        spoil_itself,
+        r"proved from itself: lem-last uses lem-last",
+    ),
+    "a circle by a link": (circle_by("[that](#lem-last)"), r"thm-rule uses lem-last"),
+    "a circle by an equation": (circle_by("{eq}`eq-last`"), r"thm-rule uses lem-last"),
+    "a circle by an equation's link": (circle_by("[](eq-last)"), r"thm-rule uses lem-last"),
+    "a circle by another role": (circle_by("{any}`eq-last`"), r"thm-rule uses lem-last"),
+    "a statement with two names": (
+        spoil_second_name,
+        r"second.*lem-last has another name, other. Take that away",
+    ),
+    "a label that is no address": (
+        spoil_label_form,
+        r"second.*the label 'Lem Last' stays for good.*small letters",
+    ),
+    "a page of equations without a label": (
+        spoil_chapter_of_equations,
+        r"second states results but has no label",
+    ),
     "a theorem without a proof": (spoil_proof, r"lem-last has no proof"),
     "a proof of nothing": (
         spoil_stray_proof,
@@ -449,6 +565,21 @@ def test_a_broken_rule_stops_the_build_and_says_what_to_do(name, small):
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(caught.value))
     assert re.search(message, text.replace("\n", " ")), text
     assert "rule(s) of citation are broken" in text
+
+
+def test_a_register_in_conflict_is_the_only_thing_named(small):
+    path = small.source / "tags.csv"
+    path.write_text(path.read_text() + "<<<<<<< HEAD\n")
+    for assign in (False, True):
+        with pytest.raises(ExtensionError, match=r"Line 8 is '<<<<<<< HEAD'") as caught:
+            small.build(citable_assign=assign)
+        assert "1 rule(s)" in str(caught.value)
+
+
+def test_a_proof_without_words_is_refused(small):
+    small.edit("second", "Clear.\n", ":of: lem-last\n")
+    with pytest.raises(ExtensionError, match='Content block expected for the "prf:proof"'):
+        small.build()
 
 
 def test_only_mentioning_breaks_a_circle(small):

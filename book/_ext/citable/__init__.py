@@ -7,7 +7,9 @@ the margin, its page, the citations, the index, the graph, the rules) is done he
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,19 @@ def indexes(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return [name for name in env.found_docs if env.metadata.get(name, {}).get("citable_index")]
 
 
+def renumbered(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Every page, if a number or a kind is another than last time.
+
+    Sphinx writes anew the pages whose own numbers change, not those that refer to them.
+    """
+    pages_ = env.get_domain("citable").pages
+    kinds = {item.label: item.kind for page in pages_.values() for item in page.items}
+    now = env.toc_secnumbers, env.toc_fignumbers, kinds
+    stamp = hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()
+    known, env.citable_numbers = getattr(env, "citable_numbers", None), stamp
+    return [] if stamp == known else sorted(env.found_docs)
+
+
 def note_index(app: Sphinx, doctree: nodes.document) -> None:
     """Remember a page that holds an index."""
     if next(doctree.findall(pages.placeholder), None) is not None:
@@ -74,8 +89,9 @@ def enforce(app: Sphinx, env: BuildEnvironment) -> None:
         order = [item.label for item in assemble(app, env).items.values()]
         path = Path(app.srcdir, app.config.citable_registry)
         version = cite.read(Path(app.srcdir, app.config.citable_citation), "").version
-        for row in registry.add(path, order, version):
-            logger.info("%s %s", row.tag, row.label)
+        with contextlib.suppress(ValueError):  # of an unreadable register the rules tell
+            for row in registry.add(path, order, version):
+                logger.info("%s %s", row.tag, row.label)
     broken = assemble(app, env).broken()
     for problem in broken:
         logger.error(problem)
@@ -155,6 +171,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(withdrawn_node, html=(visit_withdrawn, depart_withdrawn))
     app.add_node(pages.placeholder)
     app.connect("env-get-outdated", outdated)
+    app.connect("env-get-updated", renumbered, priority=900)
     app.connect("doctree-read", collect)
     app.connect("doctree-read", note_index)
     app.connect("env-updated", indexes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import textwrap
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -126,6 +127,12 @@ def latex(text: str) -> str:
     return "".join(
         part if part.startswith("$") else codecs.encode(part, "ulatex") for part in parts
     )
+
+
+def beginning(text: str) -> str:
+    """The first words of a text, none of its formulas cut in two."""
+    cut = textwrap.shorten(text, 60, placeholder=" …")
+    return cut[: cut.rindex("$")] + "…" if cut.count("$") % 2 else cut
 
 
 def plain(text: str) -> str:

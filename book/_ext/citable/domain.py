@@ -11,7 +11,9 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.builders import Builder
 from sphinx.domains import Domain
+from sphinx.environment import BuildEnvironment
 from sphinx.roles import XRefRole
 from sphinx.util.docutils import SphinxDirective
 from sphinx_proof.directive import ProofDirective
@@ -32,8 +34,7 @@ class Item:
         title: its words, with formulas between dollars.
         anchor: its id on the page.
         section: title and id of the section that holds it.
-        uses: labels that the statement itself refers to.
-        mentions: labels that it names without using them.
+        uses: what the statement itself refers to: labels, of statements and of other things.
         inside: the statement (or the statement of the proof) that holds an equation.
         line: where in the source.
         text: the statement in words, for searching.
@@ -86,10 +87,8 @@ class See(XRefRole):
     def result_nodes(
         self, document: nodes.document, env: Any, node: nodes.Element, is_ref: bool
     ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Make of the reference one of sphinx-proof's, or of the maths domain's."""
-        equation = node["reftarget"].startswith("eq-")
-        node["refdomain"], node["reftype"] = ("math", "eq") if equation else ("prf", "ref")
-        node["mention"] = True
+        """Leave it to `CitableDomain.resolve_xref`, which knows all equations."""
+        node["refdomain"], node["mention"] = "citable", True
         return [node], []
 
 
@@ -103,6 +102,7 @@ class ProofOf(ProofDirective):
 
     def run(self) -> list[nodes.Node]:
         """Make sphinx-proof's node and remember what it proves."""
+        self.assert_has_content()
         made = super().run()
         made[0]["of"] = self.options.get("of", "").strip()
         made[0]["line"] = self.lineno
@@ -190,6 +190,22 @@ class CitableDomain(Domain):
             if docname in otherdata["pages"]:
                 self.pages[docname] = otherdata["pages"][docname]
 
+    def resolve_xref(
+        self,
+        env: BuildEnvironment,
+        fromdocname: str,
+        builder: Builder,
+        typ: str,
+        target: str,
+        node: pending_xref,
+        contnode: nodes.Element,
+    ) -> nodes.Element | None:
+        """What `see` refers to, as the maths domain or sphinx-proof's would show it."""
+        equation = target in env.get_domain("math").equations
+        node["refdomain"], typ = ("math", "eq") if equation else ("prf", "ref")
+        domain = env.get_domain(node["refdomain"])
+        return domain.resolve_xref(env, fromdocname, builder, typ, target, node, contnode)
+
 
 # ---------------------------------------------------------------------------------------------
 # Reading a page
@@ -221,7 +237,7 @@ def collect(app: Sphinx, doctree: nodes.document) -> None:
         elif isinstance(node, nodes.math_block) and node.get("label"):
             add_equation(page, docname, node)
 
-    if not chapter and any(item.kind != "equation" for item in page.items):
+    if not chapter and page.items:
         page.problems.append(
             f"{docname} states results but has no label before its title, by which the chapter is "
             "cited. Write (ch-name)= in front of it; (app-name)= for an appendix."
@@ -243,6 +259,12 @@ def add_statement(page: PageData, docname: str, node: nodes.Element) -> None:
             f'Give it one in words (":label: thm-transport") and run `make tags`.'
         )
         return
+    if node["names"]:
+        # by a second name a proof could use it, and the graph would not know
+        page.problems.append(
+            f"{docname}, {place(node)}: {label} has another name, {', '.join(node['names'])}. Take "
+            "that away and refer to the label."
+        )
     page.items.append(
         Item(
             label=label,
@@ -327,12 +349,11 @@ def statement_before(proof: nodes.Element) -> str:
 
 
 def used(node: nodes.Element) -> list[str]:
-    """The statements and equations to which `node` refers as used, each once, in order."""
+    """What `node` refers to as used, by whatever role or link; each once, in order."""
     found = {}
     for reference in node.findall(pending_xref):
-        kind = reference.get("refdomain"), reference.get("reftype")
-        if kind in (("prf", "ref"), ("math", "eq")) and not reference.get("mention"):
-            found[reference["reftarget"]] = True
+        if not reference.get("mention"):
+            found[reference["reftarget"].removeprefix("#")] = True
     return list(found)
 
 

@@ -22,6 +22,7 @@ from . import cite, registry
 from .domain import PROVED, Item, Proof
 
 AT_LEAST = 0.9  # of the results that have proofs must be checked
+LABEL = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,11 @@ class Book:
             found = dict.fromkeys(item.uses)
             for proof in self.proofs.get(label, []):
                 found.update(dict.fromkeys(proof.uses))
-            made[label] = [other for other in found if other in self.items and other != label]
+            made[label] = [
+                other
+                for other in found
+                if other in self.items and self.items[other].kind != "chapter" and other != label
+            ]
         return made
 
     @cached_property
@@ -120,7 +125,7 @@ class Book:
     def cited(self, label: str) -> cite.Cited:
         """What the citation of a label says."""
         item = self.items[label]
-        title = item.title or item.text[:60]
+        title = item.title or cite.beginning(item.text)
         return cite.Cited(self.tags[label], item.was or item.kind, title, self.address(label))
 
     def badge(self, label: str) -> tuple[str, str]:
@@ -145,8 +150,11 @@ class Book:
 
     def broken(self) -> list[str]:
         """Every rule that the book breaks, in words that say what to do."""
+        if not self.rows and self.problems:
+            return self.problems  # the register is unreadable: no need to name every label
         return [
             *self.problems,
+            *self._misnamed(),
             *registry.problems(self.rows),
             *self._without_tag(),
             *self._lost(),
@@ -155,6 +163,14 @@ class Book:
             *self._gone(),
             *(self._unchecked() if self.checked else ()),
         ]
+
+    def _misnamed(self) -> Iterator[str]:
+        for label, item in self.items.items():
+            if not LABEL.fullmatch(label):
+                yield (
+                    f"{where(item)}: the label {label!r} stays for good and is part of addresses. "
+                    "Write it in small letters and digits, with hyphens between words."
+                )
 
     def _without_tag(self) -> Iterator[str]:
         for label, item in self.items.items():
@@ -188,15 +204,16 @@ class Book:
                 yield f"{proofs[0].docname}: a proof of {label}, which the book does not state."
 
     def _circles(self) -> Iterator[str]:
+        advice = "If one of these is only mentioned, refer to it by the role `see`."
+        for label, item in self.items.items():
+            if any(label in part.uses for part in (item, *self.proofs.get(label, []))):
+                yield f"proved from itself: {label} uses {label}. {advice}"
         # one circle for each knot, so that the message names a way round and not a heap
         for knot in nx.strongly_connected_components(self.graph):
             if len(knot) > 1:
                 circle = nx.find_cycle(self.graph.subgraph(knot))
                 steps = ", ".join(f"{a} uses {b}" for a, b in circle)
-                yield (
-                    f"proved from itself: {steps}. If one of these is only mentioned, refer to it "
-                    "by the role `see`."
-                )
+                yield f"proved from itself: {steps}. {advice}"
 
     def _gone(self) -> Iterator[str]:
         for label, others in self.uses.items():

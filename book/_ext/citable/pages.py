@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urldefrag, urlsplit
@@ -15,6 +16,7 @@ from docutils.io import StringOutput
 from docutils.utils import new_document
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.osutil import relative_uri
 from sphinx_proof.nodes import proof_node
 
 from . import cite, drawing
@@ -181,10 +183,12 @@ def tag_pages(site: Site) -> Iterator[tuple[str, dict[str, Any], str]]:
         builder.current_docname = name
         builder.fignumbers = env.toc_fignumbers.get(item.docname, {})
         builder.secnumbers = {}
+        builder.imgpath = relative_uri(f"{name}.html", builder.imagedir)
         body = tag_page(site, item, tree)
         maths[name] = True
         context = {
-            "title": f"Tag {row.tag}: {cite.plain(item.title or site.name(item))}",
+            # as HTML, since templates strip elements from a title
+            "title": escape(f"Tag {row.tag}: {cite.plain(item.title or site.name(item))}"),
             "body": html(builder, body),
             "fn_label": row.label,
             "fn_maths": True,
@@ -306,6 +310,10 @@ def relink(site: Site, node: nodes.Element, docname: str, page: str) -> None:
                 posixpath.normpath(posixpath.join(posixpath.dirname(home), path)) if path else home
             )
             reference["refuri"] = site.to(page, there) + (f"#{fragment}" if fragment else "")
+    for note in list(node.findall(nodes.footnote_reference)):
+        place = f"{site.to(page, home)}#{note['refid']}"  # the note itself stays there
+        link = nodes.reference("", note.astext(), refuri=place, internal=True)
+        note.replace_self(nodes.superscript("", "", link))
 
 
 def contents_of_chapter(site: Site, chapter: Item, page: str) -> list[nodes.Node]:
@@ -384,9 +392,7 @@ def check_section(site: Site, item: Item, page: str) -> list[nodes.Node]:
         "",
         "",
         nodes.strong("", "Steps"),
-        nodes.Text(
-            f", as they ran when this page was built ({check['with']}, {check['seconds']:.1f} s):"
-        ),
+        nodes.Text(f", as they ran ({check['with']}, {check['seconds']:.1f} s):"),
     )
     steps = nodes.enumerated_list(enumtype="arabic", prefix="", suffix=".", classes=["fn-steps"])
     for step in check["steps"]:
@@ -544,7 +550,9 @@ def controls(kinds: list[str], parts: list[str]) -> str:
     """The filter; without scripts it stays hidden and the table whole."""
 
     def choice(name: str, words: str, options: list[tuple[str, str]]) -> str:
-        inside = "".join(f'<option value="{value}">{text}</option>' for value, text in options)
+        inside = "".join(
+            f'<option value="{value}">{escape(text)}</option>' for value, text in options
+        )
         return f'<label>{words} <select name="{name}">{inside}</select></label>'
 
     kind = choice("kind", "Kind", [("", "all"), *((f"kind-{k}", k) for k in kinds)])
@@ -569,7 +577,10 @@ def graphs(site: Site, page: str) -> list[nodes.Node]:
     docnames = list(dict.fromkeys(i.docname for i in book.items.values() if i.label in book.graph))
     section += raw(
         '<form class="fn-choose" hidden><label>Chapter <select>'
-        + "".join(f'<option value="{i}">{site.chapter(d)}</option>' for i, d in enumerate(docnames))
+        + "".join(
+            f'<option value="{i}">{escape(site.chapter(d))}</option>'
+            for i, d in enumerate(docnames)
+        )
         + "</select></label></form>"
     )
     for docname in docnames:
