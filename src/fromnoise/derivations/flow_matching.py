@@ -54,9 +54,8 @@ def _marginal(labels, i):
     return mean, square - mean * mean.T
 
 
-def _trapezoid(function, bound):
-    """The integral over the line of an analytic function that is negligible beyond the bound."""
-    nodes = 12  # per unit
+def _trapezoid(function, bound, nodes):
+    """The integral of an analytic function, negligible beyond the bound; so many nodes per unit."""
     last = int(nodes * bound)
     return mp.fsum(function(mpmath.mpf(k) / nodes) for k in range(-last, last + 1)) / nodes
 
@@ -80,7 +79,7 @@ class _Atoms:
                 for w, z in zip(self.weights, self.data, strict=True)
             )
 
-        return _trapezoid(integrand, bound=12)
+        return _trapezoid(integrand, bound=12, nodes=6)
 
     def over_places(self, function):
         """E of function(X_t, E[X_1 | X_t], Var[X_1 | X_t]), from the marginal density."""
@@ -96,7 +95,7 @@ class _Atoms:
             square = mp.fsum(p * z**2 for p, z in zip(joint, self.data, strict=True)) / density
             return density * function(x, mean, square - mean**2)
 
-        return _trapezoid(integrand, bound=12 + 2 * self.alpha / self.sigma)
+        return _trapezoid(integrand, bound=12 + 2 * self.alpha / self.sigma, nodes=12)
 
     def velocity(self, x, mean):
         """The marginal velocity where the posterior has this mean, on the straight path."""
@@ -703,20 +702,11 @@ def _shift(rate, error):
 )
 def velocity_error_w2(steps, claim):
     """Linear fields, where the distance solves a linear equation; a field that is not linear."""
-    ell, e = Function("ell", real=True), Function("e", positive=True)
     steps.equal(
         "u = x / (1 + t), v = u + 1 + t: Y - X and the bound",
         _shift(1 / (1 + t), 1 + t),
         claim.bound(lambda r: 1 / (1 + r), lambda r: 1 + r, end_time).doit(),
     )
-    bound = claim.bound(ell, e, end_time)
-    steps.equal(
-        "u = ell x, v = ell x + e: the bound solves y' = ell y + e, as Y - X does",
-        diff(bound, end_time),
-        ell(end_time) * bound + e(end_time),
-    )
-    steps.equal("and begins at 0, as Y - X does", bound.subs(end_time, 0).doit())
-
     lip, c = symbols("L c", positive=True)
     for sign in (1, -1):
         rate = sign * lip
@@ -727,6 +717,15 @@ def velocity_error_w2(steps, claim):
             _shift(rate, error) ** 2,
             claim.loss(rate, end_time, integrate(error**2, (t, 0, end_time))),
         )
+
+    ell, e = Function("ell", real=True), Function("e", positive=True)
+    bound = claim.bound(ell, e, end_time)
+    steps.equal(
+        "u = ell x, v = ell x + e: the bound solves y' = ell y + e, as Y - X does",
+        diff(bound, end_time),
+        ell(end_time) * bound + e(end_time),
+    )
+    steps.equal("and begins at 0, as Y - X does", bound.subs(end_time, 0).doit())
 
     with mp.workdps(30):
         end = mpmath.mpf(1)
