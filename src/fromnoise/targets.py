@@ -15,14 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fromnoise.couplings import independent
+from fromnoise.couplings import Coupling, independent
 from fromnoise.paths import GaussianPath, PathSample
 from fromnoise.predictions import Kind, coefficients
 from fromnoise.time_samplers import TimeSampler, UniformTimes
 from fromnoise.weightings import Weighting
 
 Net = Callable[[Tensor, Tensor], Tensor]
-Coupling = Callable[[Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
 
 
 class Target(Protocol):
