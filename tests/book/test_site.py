@@ -543,7 +543,7 @@ def formulas(tmp_path_factory):
     folder = tmp_path_factory.mktemp("formulas")
     book = folder / "book"
     book.mkdir()
-    lines = ["# A page of formulas", ""]
+    lines = ["(ch-formulas)=", "# A page of formulas", ""]
     for k in range(150):
         if k % 10 == 0:
             lines += [f"(part-{k // 10})=", f"## Part {k // 10} on $p_{{{k}}}$", ""]
