@@ -162,6 +162,22 @@ def test_equal_sees_through_a_change_of_time():
         Steps().equal("chain rule without its factor", sympy.diff(composed, x), outer)
 
 
+@pytest.mark.parametrize("names", ["a b", "o p", "p o", "r t", "u t", "alpha beta"])
+def test_equal_refutes_what_holds_for_positive_numbers_only(names):
+    first, second = sympy.symbols(names, real=True)
+    f, g = (sympy.Function(name, real=True)(x) for name in names.split())
+    for one in (first, second, f, g):
+        for wrong in (sympy.sqrt(one**2) - one, sympy.log(one**2) - 2 * sympy.log(one)):
+            with pytest.raises(Refuted, match="differ by"):
+                Steps().equal("a square root", wrong)
+    with pytest.raises(Refuted, match="differ by"):
+        Steps().equal("two signs", sympy.sqrt((first * second) ** 2), first * second)
+    one, two = sympy.symbols(names, positive=True)
+    Steps().equal("for positive numbers", sympy.sqrt((one * two) ** 2), one * two)
+    h = sympy.Function("h", positive=True)(x)
+    Steps().equal("for a positive function", sympy.log(h**2), 2 * sympy.log(h))
+
+
 def test_what_neither_holds_nor_fails_is_undecided():
     unknown = sympy.Integral(sympy.exp(-(x**4)) * sympy.cos(x), (x, 0, sympy.oo))
     with pytest.raises(Undecided):

@@ -35,6 +35,7 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 DIGITS = 40  # of the arithmetic in which counterexamples are looked for
+TRIALS = 4  # points at which they are looked for: two signs have four cases
 
 
 class Refuted(Exception):
@@ -85,9 +86,9 @@ class Steps:
     def equal(self, text: str, left: Any, right: Any = 0) -> None:
         """Two expressions or matrices of SymPy are equal for all values of their symbols.
 
-        First counterexamples are looked for, with numbers for the symbols and concrete smooth,
-        positive functions for undefined ones; then the difference is brought to zero
-        symbolically. Only the latter confirms.
+        First counterexamples are looked for, with numbers for the symbols and concrete smooth
+        functions for undefined ones, of both signs unless declared positive; then the difference
+        is brought to zero symbolically. Only the latter confirms.
 
         Raises:
             Refuted: a counterexample was found.
@@ -379,11 +380,11 @@ def _vanishes(text: str, difference: sympy.Expr) -> None:
 
 
 def _counterexample(difference: sympy.Expr) -> str:
-    """Where the difference is not zero, in words; empty if it is zero at three points."""
-    for trial in range(3):
+    """Where the difference is not zero, in words; empty if it is zero at every point tried."""
+    for trial in range(TRIALS):
         concrete = _with_concrete_functions(difference, trial)
         symbols = sorted(concrete.free_symbols, key=str)
-        point = {symbol: _value(symbol, trial) for symbol in symbols}
+        point = {symbol: _value(symbol, trial, i) for i, symbol in enumerate(symbols, 1)}
         try:
             value = concrete.subs(point).doit().evalf(DIGITS)
             if not value.is_number or not sympy.Abs(value).is_finite:
@@ -400,8 +401,12 @@ def _random(name: str, trial: int) -> random.Random:
     return random.Random(zlib.crc32(f"{name}/{trial}".encode()))
 
 
-def _value(symbol: sympy.Symbol, trial: int) -> sympy.Expr:
-    """A number that a symbol may stand for, the same in every run."""
+def _value(symbol: sympy.Symbol, trial: int, place: int) -> sympy.Expr:
+    """A number that a symbol may stand for, the same in every run.
+
+    Neighbouring symbols that may be negative take all pairs of signs in the four trials, so an
+    identity that needs positive numbers is found out.
+    """
     draw = _random(symbol.name, trial)
     if symbol.is_integer:
         return sympy.Integer(draw.randint(2, 5))
@@ -410,7 +415,12 @@ def _value(symbol: sympy.Symbol, trial: int) -> sympy.Expr:
         return -value
     if symbol.is_positive or symbol.is_nonnegative:
         return value
-    return value if draw.random() < 0.5 else -value
+    return value * _sign(trial, place)
+
+
+def _sign(trial: int, place: int) -> int:
+    """1 at first; over the four trials, places that differ modulo 3 are independent."""
+    return (-1) ** (trial & (place % 3 + 1)).bit_count()
 
 
 def _with_concrete_functions(expression: sympy.Expr, trial: int) -> sympy.Expr:
@@ -436,13 +446,16 @@ def _with_concrete_functions(expression: sympy.Expr, trial: int) -> sympy.Expr:
 
 
 def _concrete(applied: AppliedUndef, trial: int) -> sympy.Expr:
-    """A smooth positive function in place of an undefined one, the same in every run."""
+    """A smooth function without zeros in place of an undefined one, the same in every run."""
     draw = _random(applied.func.__name__, trial)
 
     def linear() -> sympy.Expr:
         return sum(sympy.Rational(draw.randint(-9, 9), 13) * a for a in applied.args)
 
-    return sympy.exp(linear()) + (linear() + sympy.Rational(draw.randint(1, 9), 7)) ** 2
+    value = sympy.exp(linear()) + (linear() + sympy.Rational(draw.randint(1, 9), 7)) ** 2
+    if applied.is_nonnegative:
+        return value
+    return value * _sign(trial, zlib.crc32(applied.func.__name__.encode()))
 
 
 def _numbers(value: Any) -> list[mpmath.mpf]:
