@@ -361,9 +361,9 @@ def run_checks(out: Path, jobs: int) -> bool:
             part: {k: v for name in sorted(fresh) for k, v in fresh[name][part].items()}
             for part in ("checks", "exceptions")
         }
-        target.write_text(
-            json.dumps({**merged, "modules": fresh}, ensure_ascii=False), encoding="utf-8"
-        )
+        part = target.with_suffix(".part")  # an interrupted build leaves no half a record
+        part.write_text(json.dumps({**merged, "modules": fresh}, ensure_ascii=False), "utf-8")
+        part.replace(target)
     return not failures
 
 

@@ -131,6 +131,49 @@ def test_record_survives_on_disk(house):
     assert build_book.Record(house / "executed.json").seconds("one") == 12.3
 
 
+def test_checks_run_again_when_their_code_changes_and_leave_with_it(house, monkeypatch, capsys):
+    folder = house / "src" / "fromnoise" / "derivations"
+    folder.mkdir()
+    for name in ("__init__", "checking", "report", "flows"):
+        (folder / f"{name}.py").write_text("")
+    (folder / "paths.py").write_text("from fromnoise import b\n")
+    ran, out = [], house / "_build"
+    out.mkdir()
+
+    def run(name, out):
+        ran.append(name)
+        bad = "wrong" in (folder / f"{name}.py").read_text()
+        report = {"checks": {f"thm-{name}": {}}, "exceptions": {f"thm-no-{name}": "why"}}
+        return (None if bad else report), "wrong\n" if bad else "1 of 1\n", 0.1
+
+    def build() -> tuple[bool, list[str], set[str]]:
+        ran.clear()
+        good = build_book.run_checks(out, 1)
+        content = json.loads((out / "checks.json").read_text())
+        assert {label.replace("-no", "") for label in content["exceptions"]} == set(
+            content["checks"]
+        )
+        return good, sorted(ran), set(content["checks"])
+
+    monkeypatch.setattr(build_book, "check_chapter", run)
+    both = {"thm-flows", "thm-paths"}
+    assert build() == (True, ["flows", "paths"], both)
+    assert build() == (True, [], both)
+    (house / "src" / "fromnoise" / "a.py").write_text("x = 3\n")  # imported through another
+    assert build() == (True, ["paths"], both)
+    (folder / "checking.py").write_text("strict = True\n")
+    assert build() == (True, ["flows", "paths"], both)
+    (folder / "flows.py").write_text("wrong\n")
+    for _ in range(2):  # what failed is not shown, and runs until it passes
+        assert build() == (False, ["flows"], {"thm-paths"})
+    assert "the checks of flows FAILED" in capsys.readouterr().out
+    (folder / "flows.py").rename(folder / "currents.py")
+    (folder / "currents.py").write_text("right\n")
+    assert build() == (True, ["currents"], {"thm-currents", "thm-paths"})
+    (folder / "paths.py").unlink()
+    assert build() == (True, [], {"thm-currents"})
+
+
 def test_lint_sees_what_a_chapter_must_not_do(tmp_path):
     path = tmp_path / "chapter.md"
     path.write_text(
