@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pybtex.database
+import pybtex.plugin
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,8 +132,8 @@ class Small:
     def register(self, labels: list[str]) -> None:
         (self.source / "tags.csv").write_text(rows(labels))
 
-    def build(self, **changes) -> str:
-        """Build the site; what Sphinx warned of."""
+    def build(self, builder: str = "html", **changes) -> str:
+        """Build the site, or notebooks; what Sphinx warned of."""
         options = {
             "extensions": ["myst_parser", "sphinx_proof", "citable"],
             "myst_enable_extensions": ["dollarmath"],
@@ -153,7 +154,7 @@ class Small:
         said = io.StringIO()
         with patch_docutils(), docutils_namespace():
             app = Sphinx(
-                self.source, None, self.out, self.root / "doctrees", "html",
+                self.source, None, self.out, self.root / "doctrees", builder,
                 confoverrides=options, status=None, warning=said,
             )  # fmt: skip
             try:
@@ -286,6 +287,43 @@ def test_a_reader_is_led_to_what_was_withdrawn(small):
     assert small.build() == ""
     for label, kind in (("lem-last", "Lemma"), ("eq-old", "Equation")):
         assert re.search(f'href="second.html#{label}">Withdrawn {kind}', small.page("first"))
+
+
+def test_a_withdrawn_result_is_in_the_chapters_notebook(small):
+    head = (
+        "---\njupytext:\n  text_representation: {extension: .md, format_name: myst}\n"
+        "kernelspec: {display_name: Python 3, language: python, name: python3}\n---\n"
+    )
+    box = "```{withdrawn} Last\n:label: lem-last\n:kind: lemma\n:since: 1.2\n\nGone.\n```\n"
+    small.write("second", f"{head}(ch-second)=\n# Second things\n\n{box}")
+    said = small.build(
+        "notebooks",
+        extensions=["myst_nb", "sphinx_proof", "sphinxcontrib.bibtex", "notebooks", "citable"],
+        bibtex_bibfiles=[],
+        nb_execution_mode="off",
+        html_title="Small",
+        source_suffix={".md": "myst-nb"},
+    )
+    assert said == ""
+    cells = json.loads((small.out / "second.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = "".join("".join(cell["source"]) for cell in cells)
+    assert f"Withdrawn lemma, since version 1.2 (Last) [0006]({ADDRESS}tag/0006.html)" in text
+
+
+def test_a_tag_page_lists_the_functions_that_name_it(small):
+    package = small.root / "src" / "small"
+    package.mkdir(parents=True)
+    (package / "signs.py").write_text(
+        'class Sign:\n    """Plus or minus (tag 0002)."""\n\n'
+        '    def times(self):\n        """One of `self` and `thm-rule`."""\n\n\n'
+        'def _hidden():\n    """`thm-rule`"""\n'
+    )
+    assert small.build(citable_package="../src/small") == ""
+    code = {tag: small.page(f"tag/{tag}").partition('id="code"')[2] for tag in ("0002", "0003")}
+    assert "small.signs.Sign" in code["0002"] and "Plus or minus" in code["0002"]
+    text = visible(code["0003"].partition("</section>")[0])
+    assert "small.signs.Sign.times : One of self and thm-rule" in text and "_hidden" not in text
+    assert small.tags()["thm-rule"]["code"] == ["small.signs.Sign.times"]
 
 
 def test_a_reference_to_nothing_is_named(small):
@@ -688,6 +726,19 @@ def test_the_bibliography_of_tags_is_read_by_a_library(small):
     assert theorem.fields["url"] == f"{ADDRESS}tag/0003.html" and theorem.fields["year"] == "2031"
     assert r"\^o" in theorem.fields["title"] and r"$\sqrt{x}$" in theorem.fields["title"]
     assert r"Signs \& Formulas, version 1.2.3" in theorem.fields["howpublished"]
+
+
+def test_the_bibliography_of_tags_can_be_set(small):
+    """Every entry has what the plainest style needs of its kind."""
+    small.build()
+    data = pybtex.database.parse_file(small.out / "tags.bib", "bibtex")
+    style = pybtex.plugin.find_plugin("pybtex.style.formatting", "plain")()
+    backend = pybtex.plugin.find_plugin("pybtex.backends", "plaintext")()
+    lines = [entry.text.render(backend) for entry in style.format_bibliography(data)]
+    assert len(lines) == 7
+    book = "The Small Authors. Small Book: Of Signs & Formulas. Online book, version 1.2.3, 2031."
+    assert sum(line.startswith(book) for line in lines) == 1
+    assert all(ADDRESS in line and "2031" in line for line in lines)
 
 
 def test_all_formats_carry_the_address():

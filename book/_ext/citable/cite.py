@@ -101,11 +101,12 @@ def whole_book(book: Citation) -> str:
     fields = {
         "author": bibtex_authors(book),
         "title": f"{{{latex(book.title)}}}",
+        "howpublished": f"Online book, version {book.version}",
         "year": book.year,
-        "note": f"Version {book.version}",
         "url": book.address,
     }
-    return entry("book", "fromnoise", fields)
+    # as "book" it would need a publisher
+    return entry("misc", "fromnoise", fields)
 
 
 def bibtex_authors(book: Citation) -> str:

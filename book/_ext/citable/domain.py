@@ -109,7 +109,7 @@ class ProofOf(ProofDirective):
         return made
 
 
-class withdrawn_node(nodes.Admonition, nodes.Element):
+class withdrawn_node(nodes.admonition):
     """A result that was withdrawn; its label and tag stay its own."""
 
 
@@ -159,8 +159,8 @@ class Withdrawn(SphinxDirective):
             "prio": 0,
             "nonumber": True,
         }
-        head = f"Withdrawn {kind}, since version {self.options['since']} "
-        box += nodes.title("", "", nodes.inline("", head), nodes.Text("("), *words, nodes.Text(")"))
+        head = nodes.inline("", f"Withdrawn {kind}, since version {self.options['since']}")
+        box += nodes.title("", "", head, nodes.Text(" ("), *words, nodes.Text(")"))
         body = nodes.container()
         self.state.nested_parse(self.content, self.content_offset, body)
         box += body.children

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -117,7 +118,7 @@ def mark(site: Site, doctree: nodes.document, docname: str) -> None:
 
 def mark_plainly(site: Site, doctree: nodes.document) -> None:
     """Put tags behind the titles of statements, with their address in full."""
-    for node in list(doctree.findall(lambda n: isinstance(n, STATEMENTS))):
+    for node in list(doctree.findall(lambda n: isinstance(n, (*STATEMENTS, withdrawn_node)))):
         label = node["label"]
         if label in site.book.tags:
             link = nodes.reference("", site.book.tags[label], refuri=site.book.address(label))
@@ -460,8 +461,9 @@ def code_section(site: Site, item: Item) -> list[nodes.Node]:
         name = nodes.literal("", function.name)
         address = site.sources.address(function.path, function.first, function.last)
         link = nodes.reference("", "", name, refuri=address) if address else name
-        line = nodes.paragraph("", "", link)
-        line += nodes.Text(f": {function.summary}")
+        line = nodes.paragraph("", "", link, nodes.Text(": "))
+        for i, part in enumerate(re.split(r"`+([^`]*)`+", function.summary)):
+            line += nodes.literal("", part) if i % 2 else nodes.Text(part)
         entries.append(nodes.list_item("", line))
     section += nodes.bullet_list("", *entries)
     return [section]
