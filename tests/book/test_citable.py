@@ -780,10 +780,11 @@ def test_the_next_tag_is_the_next_number(number):
     assert registry.following(digits) > digits, "so that lines can be compared as text"
 
 
-def history() -> list[str]:
-    """Every version of the book's register in the repository's history."""
-    git = ["git", "-C", str(ROOT)]
-    log = [*git, "log", "--format=%H", "--", "book/tags.csv"]
+def history(root: Path) -> list[str]:
+    """Every version of the book's register in a repository's history."""
+    git = ["git", "-C", str(root)]
+    # in full: else what a merge has lost would not be among them
+    log = [*git, "log", "--full-history", "--format=%H", "--", "book/tags.csv"]
     commits = subprocess.run(log, capture_output=True, text=True, check=True).stdout.split()
     texts = []
     for commit in commits:
@@ -797,10 +798,33 @@ def test_no_tag_was_ever_removed_or_given_away():
     """Against all of the register's history that this clone has (a shallow one has less)."""
     now = registry.read(ROOT / "book" / "tags.csv")
     assert registry.problems(now) == []
-    for text in history():
+    for text in history(ROOT):
         before = registry.parse(text) if text else []
         assert registry.changed(before, now) == []
         assert [row.tag for row in now][: len(before)] == [row.tag for row in before]
+
+
+def test_what_a_merge_has_lost_is_in_the_history(tmp_path):
+    path = tmp_path / "book" / "tags.csv"
+    path.parent.mkdir()
+
+    def git(*arguments):
+        command = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    def commit(labels):
+        path.write_text(rows(labels))
+        git("add", ".")
+        git("commit", "-qm", "tags")
+
+    git("init", "-q", "-b", "main")
+    commit(["thm-a"])
+    git("switch", "-qc", "side")
+    commit(["thm-a", "thm-b"])
+    git("switch", "-q", "main")
+    git("commit", "-q", "--allow-empty", "-m", "else")
+    git("merge", "-q", "-s", "ours", "side", "-m", "without the tag")
+    assert any("thm-b" in text for text in history(tmp_path))
 
 
 def test_a_changed_register_would_be_noticed():
