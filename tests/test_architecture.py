@@ -19,6 +19,7 @@ FLOORS = [
     "_shapes",
     "_files",
     "schedules",
+    "discrete_schedules",
     "distributions",
     "paths",
     "predictions",

@@ -7,13 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fromnoise.discrete_schedules import DiscreteVP, linear_betas
 from fromnoise.distributions import Empirical, laboratory
 from fromnoise.fields import ExactField, NetworkField, TransformedField
 from fromnoise.paths import GaussianPath, change_of_schedule
 from fromnoise.predictions import convert
-from fromnoise.schedules import VE, VP, CondOT, Cosine, SubVP
+from fromnoise.schedules import EDM, VE, VP, CondOT, Cosine, SubVP
 
-ALL = [CondOT(), Cosine(), VP(), SubVP(), VE()]
+ALL = [CondOT(), Cosine(), VP(), SubVP(), VE(), EDM(), DiscreteVP(linear_betas())]
 KINDS = ["data", "noise", "score", "velocity", "v"]
 LAB = laboratory()
 F64 = torch.float64

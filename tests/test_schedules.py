@@ -2,14 +2,18 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromnoise.schedules import VE, VP, CondOT, Cosine, SubVP
+from fromnoise.discrete_schedules import DiscreteVP, cosine_betas, linear_betas
+from fromnoise.paths import change_of_schedule
+from fromnoise.schedules import EDM, VE, VP, CondOT, Cosine, SubVP
 
-ALL = [CondOT(), Cosine(), VP(), SubVP(), VE()]
+DISCRETE = [DiscreteVP(linear_betas()), DiscreteVP(cosine_betas(50))]
+ALL = [CondOT(), Cosine(), VP(), SubVP(), VE(), EDM(), EDM(rho=1.0), *DISCRETE]
 STANDARD = [CondOT(), Cosine()]
 inner_times = st.floats(min_value=1e-3, max_value=1 - 1e-3)
 
@@ -44,7 +48,7 @@ def test_ve_end_points():
     assert VE().alpha(ends).tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), VP()], ids=lambda s: s.name)
+@named([Cosine(), VP(), *DISCRETE])
 def test_variance_is_preserved(schedule):
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     total = schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2
@@ -129,10 +133,24 @@ def test_unreachable_snr_is_refused():
         VP().inverse_half_log_snr(torch.tensor(-30.0))
     with pytest.raises(ValueError, match="half_log_snr must lie in"):
         VE().inverse_half_log_snr(torch.tensor(float("nan")))
+    with pytest.raises(ValueError, match="half_log_snr must lie in"):
+        EDM().inverse_half_log_snr(torch.tensor(6.3))  # sigma_min = 0.002 is lambda = 6.21
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: VP(0.0, 1.0), lambda: VP(2.0, 1.0), lambda: VE(0.0, 1.0), lambda: VE(2.0, 1.0)]
+    "make",
+    [
+        lambda: VP(0.0, 1.0),
+        lambda: VP(2.0, 1.0),
+        lambda: VE(0.0, 1.0),
+        lambda: VE(2.0, 1.0),
+        lambda: EDM(sigma_min=0.0),
+        lambda: EDM(sigma_min=80.0),
+        lambda: EDM(sigma_max=math.inf),
+        lambda: EDM(rho=0.0),
+        lambda: EDM(rho=math.inf),
+        lambda: EDM(rho=math.nan),
+    ],
 )
 def test_bad_parameters_are_refused(make):
     with pytest.raises(ValueError, match="must be positive"):
@@ -144,3 +162,70 @@ def test_an_incomplete_schedule_cannot_be_made():
 
     with pytest.raises(TypeError):
         Schedule()
+
+
+# -- EDM ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+def test_edm_end_points(dtype, rho):
+    ends = torch.tensor([0.0, 1.0], dtype=dtype)
+    # the root is rounded to the dtype of the times, and the power multiplies that by rho; the
+    # power itself is good to about one rounding
+    slack = (0.5 * rho + 1.5) * torch.finfo(dtype).eps
+    assert EDM(rho=rho).sigma(ends).tolist() == pytest.approx([80.0, 0.002], rel=slack, abs=0)
+    assert EDM(rho=rho).alpha(ends).tolist() == [1.0, 1.0]
+
+
+def edm_in_many_digits(rho):
+    """sigma as printed in the paper, i / (N - 1) = t; 50 digits, from the decimal parameters."""
+    low, high, power = mpmath.mpf("0.002"), mpmath.mpf(80), 1 / mpmath.mpf(rho)
+    return lambda t: (high**power + t * (low**power - high**power)) ** rho
+
+
+@pytest.mark.parametrize("rho", [1, 2, 7])
+def test_edm_equals_the_paper_in_many_digits(rho):
+    with mpmath.workdps(50):
+        sigma, schedule = edm_in_many_digits(rho), EDM(rho=float(rho))
+        for t in (0.0, 2.0**-20, 0.1, 0.5, 0.9, 1.0 - 2.0**-20, 1.0):
+            time = torch.tensor(t, dtype=torch.float64)
+            exact, slope = sigma(mpmath.mpf(t)), mpmath.diff(sigma, mpmath.mpf(t))
+            # the weighted mean of the roots loses up to 2 roundings, which the power multiplies by
+            # rho; rho = 1 is sigma itself, at whose small end 80 (1 - t) is exact
+            slack = (2 * rho + 4) * torch.finfo(torch.float64).eps
+            assert schedule.sigma(time).item() == pytest.approx(float(exact), rel=slack, abs=0)
+            assert schedule.d_sigma(time).item() == pytest.approx(
+                float(slope), rel=2 * slack, abs=0
+            )
+            lam = schedule.half_log_snr(time).item()
+            assert lam == pytest.approx(float(-mpmath.log(exact)), abs=2 * slack)
+
+
+def test_edm_between_even_spacing_and_ve():
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    even = EDM(0.01, 50.0, rho=1.0).sigma(t)
+    assert torch.allclose(even, 50.0 + t * (0.01 - 50.0), rtol=0, atol=1e-13)  # roundings of 50
+    # log sigma = rho log(mean of exp(log(sigma_end) / rho)): the mean of the logarithms plus
+    # their variance over 2 rho and higher orders. The variance is at most (log 5000 / 2)^2 = 18.1.
+    rho = 1e4
+    gap = EDM(0.01, 50.0, rho=rho).sigma(t).log() - VE(0.01, 50.0).sigma(t).log()
+    assert gap.abs().max().item() == pytest.approx(18.14 / (2 * rho), rel=1e-2, abs=0)
+
+
+@named([CondOT(), Cosine(), VP(), SubVP(), *DISCRETE])
+def test_edm_is_x_over_alpha(schedule):
+    """sigma_EDM = sigma / alpha: EDM expressed by another schedule, and the other by EDM."""
+    t = torch.linspace(0.1, 0.9, 33, dtype=torch.float64)
+    r, scale = change_of_schedule(t, source=schedule, target=EDM())
+    # lambda is at most 7 in size and good to a few roundings; so is a factor exp(lambda)
+    assert torch.allclose(scale * schedule.alpha(r), torch.ones_like(r), rtol=1e-13)
+    assert torch.allclose(scale * schedule.sigma(r), EDM().sigma(t), rtol=1e-13)
+    assert torch.allclose(schedule.sigma(r) / schedule.alpha(r), EDM().sigma(t), rtol=1e-13)
+    back, inverse = change_of_schedule(r, source=EDM(), target=schedule)
+    assert torch.allclose(back, t, atol=1e-13) and torch.allclose(inverse * scale, scale / scale)
+
+
+def test_edm_does_not_reach_clean_data():
+    with pytest.raises(ValueError, match="half_log_snr must lie in"):
+        change_of_schedule(torch.tensor(1.0), source=EDM(), target=CondOT())

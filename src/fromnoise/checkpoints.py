@@ -32,7 +32,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fromnoise import networks, schedules, solvers
+from fromnoise import discrete_schedules, networks, schedules, solvers
 from fromnoise._files import cache_dir, fetch, replacing, sha256, write_bytes
 from fromnoise.fields import NetworkField
 from fromnoise.paths import GaussianPath
@@ -227,7 +227,8 @@ def describe_schedule(schedule: schedules.Schedule) -> dict[str, Any]:
 
 def build_schedule(spec: Mapping[str, Any]) -> schedules.Schedule:
     """The schedule of a description written by :func:`describe_schedule`."""
-    found = getattr(schedules, spec["name"], None)
+    rooms = (schedules, discrete_schedules)
+    found = next((vars(room)[spec["name"]] for room in rooms if spec["name"] in vars(room)), None)
     if not (isinstance(found, type) and issubclass(found, schedules.Schedule)):
         raise ValueError(f"no schedule is called {spec['name']!r}")
     return found(**spec["options"])

@@ -277,3 +277,77 @@ class VE(Schedule):
         """sigma = exp(-lambda), so t is affine in lambda."""
         value = self._reached(half_log_snr)
         return ((-value - math.log(self.sigma_max)) / self._log_ratio).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class EDM(Schedule):
+    """EDM's noise levels in time (Karras et al. 2022, Eq. 5): alpha = 1, sigma_t a power of a line.
+
+    ``sigma_t = ((1 - t) sigma_max^(1/rho) + t sigma_min^(1/rho))^rho``: N equidistant times from 0
+    to 1 have the noise levels sigma_0, ..., sigma_{N-1} of EDM's N sampling steps. The last of
+    these steps goes on to sigma = 0, which is not on this schedule. rho = 1 spaces sigma evenly and
+    rho to infinity gives `VE`; between them, a larger rho makes the steps near the data shorter.
+
+    In law X_t is X / alpha of any other schedule at the time of the same sigma / alpha
+    (`thm-reparameterization`; `fromnoise.paths.change_of_schedule`): EDM's sigma is sigma / alpha.
+    Neither end is standard: X_0 is data plus noise of scale sigma_max, and X_1 keeps noise of scale
+    sigma_min.
+
+    Attributes:
+        sigma_min: sigma_1, positive; in the units of the data.
+        sigma_max: sigma_0, above sigma_min.
+        rho: positive; the paper has 7.
+
+    Raises:
+        ValueError: not 0 < sigma_min < sigma_max < inf, or `rho` is not positive and finite.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        """Check the range of the scales and the power."""
+        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                "sigma_min must be positive and below sigma_max, which is finite, but "
+                f"sigma_min={self.sigma_min} and sigma_max={self.sigma_max}."
+            )
+        if not 0.0 < self.rho < math.inf:
+            raise ValueError(f"rho must be positive and finite, not {self.rho}: the paper has 7.")
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self.sigma_max ** (1.0 / self.rho), self.sigma_min ** (1.0 / self.rho)
+
+    def _line(self, t: float | Tensor) -> Tensor:
+        # A weighted mean rather than "first plus t times difference": at t = 1 it is the second end
+        # without the rounding of the first, which the power would multiply by rho.
+        t, (first, last) = _times(t), self._ends
+        return (1.0 - t) * first + t * last
+
+    def alpha(self, t: float | Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(_times(t))
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        """((1 - t) sigma_max^(1/rho) + t sigma_min^(1/rho))^rho."""
+        return self._line(t) ** self.rho
+
+    def d_alpha(self, t: float | Tensor) -> Tensor:
+        """0."""
+        return torch.zeros_like(_times(t))
+
+    def d_sigma(self, t: float | Tensor) -> Tensor:
+        """rho (sigma_min^(1/rho) - sigma_max^(1/rho)) sigma_t^(1 - 1/rho)."""
+        first, last = self._ends
+        return self.rho * (last - first) * self._line(t) ** (self.rho - 1.0)
+
+    def half_log_snr(self, t: float | Tensor) -> Tensor:
+        """-rho log((1 - t) sigma_max^(1/rho) + t sigma_min^(1/rho))."""
+        return -self.rho * torch.log(self._line(t))
+
+    def inverse_half_log_snr(self, half_log_snr: float | Tensor) -> Tensor:
+        """sigma^(1/rho) = exp(-lambda / rho) is affine in t."""
+        value, (first, last) = self._reached(half_log_snr), self._ends
+        return ((first - torch.exp(-value / self.rho)) / (first - last)).clamp(0.0, 1.0)
