@@ -8,13 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fromnoise.recipes import checkerboard_flow, digits_flow
+from fromnoise.recipes import checkerboard_flow, digits_ablation, digits_flow
 from fromnoise.recipes._recipe import Recipe
 from fromnoise.training import Trained
 
 __all__ = ["Recipe", "get", "names", "train"]
 
-_RECIPES = {r.name: r for r in (checkerboard_flow.RECIPE, digits_flow.RECIPE)}
+_RECIPES = {
+    r.name: r
+    for r in (
+        checkerboard_flow.RECIPE,
+        digits_flow.RECIPE,
+        *digits_ablation.RECIPES,
+    )
+}
 
 
 def names() -> list[str]:
