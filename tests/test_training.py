@@ -284,7 +284,7 @@ def test_ema_is_its_formula():
         assert decay == min(0.3, (1 + step) / (10 + step))
         with torch.no_grad():
             net.weight += 1.0
-        training.update_ema(average, net, decay)
+        training.update_ema(list(average.parameters()), list(net.parameters()), decay)
         expected = decay * expected + (1 - decay) * net.weight.detach()
         assert torch.allclose(average.weight, expected, atol=1e-6)
     assert training.ema_decay_at(10**6, 0.999) == 0.999

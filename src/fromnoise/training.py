@@ -31,6 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fromnoise._files import replacing
 from fromnoise.distributions import Law
@@ -183,8 +184,20 @@ def train(
     every = checkpoint_every or max(1, steps // 10)
 
     average = copy.deepcopy(net).to(device).eval()
-    optimizer = torch.optim.AdamW(net.parameters(), lr, betas, weight_decay=weight_decay)
-    net, optimizer = accelerator.prepare(net, optimizer)
+    # One kernel for all parameters: with a small network the Python loop over them would cost more
+    # than the arithmetic.
+    fused = device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr, betas, weight_decay=weight_decay, fused=fused
+    )
+    net, scaled = accelerator.prepare(net, optimizer)
+    if accelerator.scaler is not None:  # fp16; else the wrapper costs time at each step for nothing
+        optimizer = scaled
+    model = accelerator.unwrap_model(net)
+    # Collected once: walking the modules takes as long as a small layer.
+    parameters, averaged = list(model.parameters()), list(average.parameters())
+    buffers = list(zip(average.buffers(), model.buffers(), strict=True))
+    dtype = parameters[0].dtype
     source = torch.Generator().manual_seed(seed)  # draws the data, always on the CPU
     noise = torch.Generator(device).manual_seed(seed + 1)  # draws times and noise
     generators = {"source": source, "noise": noise}
@@ -202,14 +215,11 @@ def train(
                     f"{path} holds a checkpoint already: pass resume=True to continue from it, "
                     "or remove it to start anew"
                 )
-            losses, seconds = _restore(
-                path, run, accelerator.unwrap_model(net), average, optimizer, generators
-            )
+            losses, seconds = _restore(path, run, model, average, optimizer, generators)
 
         def save() -> str:
             if path is None:
                 return "nothing was saved: pass checkpoint_dir to be able to resume"
-            model = accelerator.unwrap_model(net)
             _save(path, run, model, average, optimizer, generators, losses, seconds)
             return f"saved to {path}: the same call with resume=True continues from there"
 
@@ -221,7 +231,7 @@ def train(
         clock = time.monotonic() - seconds
         for step in range(len(losses), steps):
             batch = _batch(data, batch_size, step, seed, source)
-            batch = batch.to(device, _dtype(net))
+            batch = batch.to(device, dtype)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, settings)
             loss = target.loss(net, batch, noise)
@@ -233,9 +243,13 @@ def train(
             optimizer.zero_grad()
             accelerator.backward(loss)
             if clip is not None:
-                accelerator.clip_grad_norm_(net.parameters(), clip)
+                # accelerator.clip_grad_norm_ is this too, after a look for other backends each time
+                accelerator.unscale_gradients(optimizer)
+                torch.nn.utils.clip_grad_norm_(parameters, clip)
             optimizer.step()
-            update_ema(average, accelerator.unwrap_model(net), ema_decay_at(step, ema_decay))
+            update_ema(averaged, parameters, ema_decay_at(step, ema_decay))
+            for kept, current in buffers:
+                kept.copy_(current)
             losses.append(value)
             seconds = time.monotonic() - clock
             bar.update()
@@ -278,12 +292,9 @@ def ema_decay_at(step: int, decay: float) -> float:
 
 
 @torch.no_grad()
-def update_ema(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """average ← decay · average + (1 − decay) · net, in place; buffers are copied."""
-    for kept, new in zip(average.parameters(), net.parameters(), strict=True):
-        kept.lerp_(new.to(kept.dtype), 1.0 - decay)
-    for kept, new in zip(average.buffers(), net.buffers(), strict=True):
-        kept.copy_(new)
+def update_ema(average: list[Tensor], parameters: list[Tensor], decay: float) -> None:
+    """average ← decay · average + (1 − decay) · parameters, in place, all tensors in one call."""
+    get_ema_multi_avg_fn(decay)(average, parameters, None)
 
 
 def loss_curve(losses: list[float], points: int = 200) -> dict[str, list[float]]:
@@ -295,10 +306,6 @@ def loss_curve(losses: list[float], points: int = 200) -> dict[str, list[float]]
         "step": [start + (len(c) - 1) / 2 for start, c in zip(starts, chunks, strict=True)],
         "loss": [round(sum(c) / len(c), 5) for c in chunks],
     }
-
-
-def _dtype(net: nn.Module) -> torch.dtype:
-    return next(net.parameters()).dtype
 
 
 def _batch(
