@@ -214,10 +214,18 @@ def _contents(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def build_network(spec: Mapping[str, Any]) -> nn.Module:
-    """The network of a description ``{"name": "UNet", "options": {...}}``, with new weights."""
+    """The network of a description ``{"name": "UNet", "options": {...}}``, with new weights.
+
+    An option ``network`` or ``schedule`` is itself a description: of the network inside
+    (`Preconditioned`), or of a schedule as :func:`describe_schedule` writes it.
+    """
     if spec["name"] not in networks.__all__:
         raise ValueError(f"no network is called {spec['name']!r}: there are {networks.__all__}")
-    return getattr(networks, spec["name"])(**spec["options"])
+    options = dict(spec["options"])
+    for name, build in (("network", build_network), ("schedule", build_schedule)):
+        if name in options:
+            options[name] = build(options[name])
+    return getattr(networks, spec["name"])(**options)
 
 
 def describe_schedule(schedule: schedules.Schedule) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Networks f(x, t): they take a batch and its times and return the shape of the batch."""
 
 from fromnoise.networks.mlp import MLP
+from fromnoise.networks.preconditioned import Preconditioned
 from fromnoise.networks.unet import UNet
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["MLP", "Preconditioned", "UNet"]

@@ -1,26 +1,33 @@
-"""The same digit model five times: it predicts the data, the noise, the score, the velocity or v.
+"""The same digit model six times: it predicts data, noise, score, velocity or v, or as EDM does.
 
 Network, path, data, times, steps and seed are equal; only the target differs, and each target has
 the loss that its papers give it: the plain squared error, but for the score, whose error counts
 with the weight sigma^2 (denoising score matching as Song & Ermon 2019 weight it; unweighted it
 would be the error of the noise over sigma^2, up to a million times as much near the data).
+
+``digits-edm`` puts the same network inside EDM's preconditioning (Karras et al. 2022), with EDM's
+weights and noise levels. Theirs are for data of scale 0.5; noise levels and data have one unit, so
+that for data of another scale log(sigma / alpha) has the mean -1.2 + log(scale / 0.5).
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
-from fromnoise import data
+from fromnoise import checkpoints, data
 from fromnoise.predictions import Kind
 from fromnoise.recipes._recipe import Recipe
 from fromnoise.schedules import CondOT
 from fromnoise.targets import Regression
-from fromnoise.time_samplers import UniformTimes
-from fromnoise.weightings import Uniform
+from fromnoise.time_samplers import LogitNormalTimes, UniformTimes
+from fromnoise.weightings import EDM, Uniform
 
 # On the straight path the noise is singular as a denoiser at t = 0, and the score at t = 1.
 TIMES = UniformTimes(t_min=1e-3, t_max=1 - 1e-3)
 KINDS: tuple[Kind, ...] = ("data", "noise", "score", "velocity", "v")
+PATH = CondOT()
+SIGMA_DATA = 0.962  # root mean square of a pixel of the training digits in [-1, 1]
 
 NETWORK = {"widths": (32, 64), "embedding": 64, "patch": 2}  # 0.41 million parameters
 BUDGETS = {
@@ -58,11 +65,31 @@ def _recipe(kind: Kind) -> Recipe:
         event=(1, 28, 28),
         network="UNet",
         options=NETWORK,
-        schedule=CondOT(),
+        schedule=PATH,
         budgets=BUDGETS,
         target=partial(Regression, kind=kind, weighting=weighting, times=TIMES),
         prediction=kind,
     )
 
 
-RECIPES = tuple(_recipe(kind) for kind in KINDS)
+EDM_TIMES = LogitNormalTimes(  # of the logit, which on this path is log(alpha / sigma)
+    mean=1.2 - math.log(SIGMA_DATA / 0.5), std=1.2, t_min=TIMES.t_min, t_max=TIMES.t_max
+)
+_EDM = Recipe(
+    name="digits-edm",
+    summary="handwritten digits; the same U-Net with EDM's preconditioning, weights and times",
+    data=digits,
+    event=(1, 28, 28),
+    network="Preconditioned",
+    options={
+        "network": {"name": "UNet", "options": NETWORK},
+        "schedule": checkpoints.describe_schedule(PATH),
+        "sigma_data": SIGMA_DATA,
+    },
+    schedule=PATH,
+    budgets=BUDGETS,
+    target=partial(Regression, kind="data", weighting=EDM(SIGMA_DATA), times=EDM_TIMES),
+    prediction="data",
+)
+
+RECIPES = (*(_recipe(kind) for kind in KINDS), _EDM)
