@@ -37,6 +37,8 @@ FLOORS = [
     "data",
     "training",
     "checkpoints",
+    "evaluation",
+    "records",
     "recipes",
     "derivations",
     "plotting",

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from fromnoise import checkpoints, data, recipes
+from fromnoise import checkpoints, data, recipes, solvers
 from fromnoise._files import replacing, sha256
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.distributions import Checkerboard
-from fromnoise.schedules import VP, CondOT
+from fromnoise.schedules import VP, CondOT, Cosine
 
 ROOT = Path(__file__).resolve().parents[1]
 LANDED = sorted(checkpoints.registry())
@@ -258,6 +258,41 @@ def test_landed_weights_come_from_the_landed_recipe(name):
 def test_nothing_unregistered_is_landed():
     folder = ROOT / "book" / "_static" / "checkpoints"
     assert {p.stem for p in folder.iterdir()} == set(LANDED)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "schedule", "span"),
+    [
+        ("velocity", CondOT(), (0.0, 1.0)),
+        ("v", CondOT(), (0.0, 1.0)),
+        ("v", Cosine(), (0.0, 1.0)),
+        ("data", CondOT(), (0.0, 0.999)),
+        ("noise", CondOT(), (0.001, 1.0)),
+        ("score", CondOT(), (0.001, 0.999)),
+        ("noise", VP(), (0.0, 0.999)),  # alpha_0 > 0; sigma' is infinite at the data
+        ("velocity", VP(), (0.0, 0.999)),
+    ],
+)
+def test_every_prediction_is_sampled_from(tmp_path, prediction, schedule, span, generator):
+    """Over the times at which the prediction determines the velocity; then denoised."""
+    record = {**RECORD, "prediction": prediction}
+    record["schedule"] = checkpoints.describe_schedule(schedule)
+    path = tmp_path / "tiny.safetensors"
+    checkpoints.save(path, checkpoints.build_network(record["network"]), record)
+    found = checkpoints.load(path)
+    assert found.span == pytest.approx(span)
+    assert torch.isfinite(found.sample(5, steps=3, generator=generator)).all()
+
+
+def test_sampling_ends_with_the_denoised_state(tiny, generator):
+    """One Euler step to t, then D_t."""
+    found, t = checkpoints.load(tiny[0]), 0.5
+    state = generator.get_state()
+    x = found.sample(4, steps=1, method=solvers.euler, generator=generator, span=(0.25, t))
+    noise = torch.randn(4, 2, generator=generator.set_state(state))
+    with torch.no_grad():
+        moved = noise + 0.25 * found.field.velocity(noise, 0.25)
+        torch.testing.assert_close(x, found.field.denoise(moved, t))
 
 
 def test_the_checkerboard_is_a_checkerboard():

@@ -12,8 +12,10 @@ from torch import nn
 from fromnoise.ema import (
     PowerAverage,
     Snapshot,
+    combination,
     decay,
     gamma_of,
+    misfit,
     overlap,
     reconstruct,
     relative_width,
@@ -164,3 +166,51 @@ def test_precision_follows_the_network():
     made = reconstruct([average.snapshot()], 1.0, 1)
     assert made["weight"].dtype == torch.float32
     torch.testing.assert_close(made["weight"], net.weight.float())
+
+
+def test_constant_weights_are_reconstructed_exactly_from_any_profiles():
+    """The coefficients sum to 1, however few profiles there are: nothing is shrunk."""
+    for stored_profiles in (
+        [(0.0, 10)],
+        [(6.94, 50), (16.97, 100)],
+        [(1.0, 3), (1.0, 9), (5.0, 9)],
+    ):
+        latest = stored_profiles[-1][1]
+        for gamma in (0.0, 2.0, 40.0):
+            total = combination(stored_profiles, gamma, latest).sum()
+            assert total.item() == pytest.approx(1.0, abs=1e-9)
+
+
+def test_the_combination_is_the_closest_average():
+    """Against a fine grid and least squares with a heavily weighted constraint, by numpy."""
+    profiles, gamma, step = [(6.94, 60), (16.97, 60), (6.94, 100), (16.97, 100)], 3.0, 100
+    s = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 200
+
+    def density(g, n):
+        return torch.where(s < n, (g + 1) * (s / n) ** g / n, 0.0)
+
+    columns = torch.stack([density(*p) for p in profiles], dim=1)
+    heavy = 1e4 * torch.ones(1, len(profiles), dtype=torch.float64)
+    target = torch.cat([density(gamma, step), heavy[0, :1]])
+    expected = torch.linalg.lstsq(torch.cat([columns, heavy]), target[:, None]).solution[:, 0]
+    found = combination(profiles, gamma, step)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    residual = columns @ found - density(gamma, step)
+    relative = residual.norm() / density(gamma, step).norm()
+    assert misfit(profiles, gamma, step) == pytest.approx(relative.item(), rel=1e-3)
+
+
+def test_a_stored_profile_fits_itself():
+    """The square of the misfit cancels to a rounding of 1, whose root is 1e-8."""
+    profiles = [(g, n) for n in (50, 100) for g in (6.94, 16.97)]
+    assert misfit(profiles, 6.94, 50) < 1e-6
+    assert misfit(profiles, 1.0, 100) > 0.01
+
+
+def test_bad_profiles_are_named():
+    with pytest.raises(ValueError, match="profiles: at least one"):
+        combination([], 1.0, 1)
+    with pytest.raises(ValueError, match=r"gamma = -2\.0"):
+        combination([(1.0, 5)], -2.0, 5)
+    with pytest.raises(ValueError, match=r"gamma = -1\.0"):
+        combination([(-1.0, 5)], 2.0, 5)

@@ -21,7 +21,16 @@ from fromnoise.time_samplers import (
     TabulatedTimes,
     UniformTimes,
 )
-from fromnoise.weightings import EDM, SNR, MinSNR, PerHalfLogSNR, Sigmoid, TruncatedSNR, Uniform
+from fromnoise.weightings import (
+    EDM,
+    SNR,
+    MinSNR,
+    PerHalfLogSNR,
+    Sigmoid,
+    TruncatedSNR,
+    Uniform,
+    error_ratio,
+)
 
 F64 = torch.float64
 KINDS = ["data", "noise", "score", "velocity", "v"]
@@ -508,3 +517,92 @@ def test_gradients_reach_every_weight_for_each_kind(kind):
     target.loss(net, torch.randn(64, 2, generator=seeded(0)), seeded(0)).backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, name
+
+
+# -- one unit for all losses -----------------------------------------------------------------------
+
+
+def normal(value, mean, std):
+    z = (value - mean) / std
+    return torch.exp(-0.5 * z.square()) / (std * (2 * torch.pi) ** 0.5)
+
+
+IN_ONE_UNIT = {  # W(lambda) in closed form
+    "flow matching": (
+        Regression(GaussianPath(CondOT())),
+        lambda lam: torch.exp(-lam),
+    ),
+    "noise, cosine": (
+        Regression(GaussianPath(Cosine()), "noise"),
+        lambda lam: 1 / (torch.pi * torch.cosh(lam)),
+    ),
+    "v, cosine": (
+        Regression(GaussianPath(Cosine()), "v"),
+        lambda lam: 2 / torch.pi * torch.exp(-lam),
+    ),
+    "EDM": (
+        Regression(GaussianPath(CondOT()), "data", EDM(0.5), LogitNormalTimes(1.2, 1.2)),
+        lambda lam: normal(lam, 1.2, 1.2) * (1 + 4 * torch.exp(-2 * lam)),
+    ),
+    "Stable Diffusion 3": (
+        Regression(GaussianPath(CondOT()), "velocity", times=LogitNormalTimes(0.0, 1.0)),
+        lambda lam: normal(lam, 0.0, 1.0) * (1 + torch.exp(-lam)).square(),
+    ),
+    "bound on the likelihood": (
+        Regression(
+            GaussianPath(VP()),
+            "noise",
+            PerHalfLogSNR(SNR()),
+            UniformTimes(1e-3, 1 - 1e-3),
+            divide_by_density=True,
+        ),
+        torch.ones_like,
+    ),
+    "sigmoid": (
+        Regression(
+            GaussianPath(Cosine()),
+            "v",
+            PerHalfLogSNR(Sigmoid(-1.0)),
+            UniformTimes(0.1, 0.9),
+            divide_by_density=True,
+        ),
+        lambda lam: torch.sigmoid(-1.0 - 2 * lam),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_ONE_UNIT)
+def test_losses_of_papers_in_one_unit(name):
+    target, closed = IN_ONE_UNIT[name]
+    t = torch.linspace(0.12, 0.88, 17, dtype=F64)
+    lam = target.path.schedule.half_log_snr(t)
+    torch.testing.assert_close(target.common_weight(t), closed(lam), rtol=1e-11, atol=0)
+
+
+def test_common_weight_is_refused_where_it_is_infinite():
+    with pytest.raises(ValueError, match="the common weight is not finite at t = 0"):
+        Regression(GaussianPath(CondOT())).common_weight(torch.tensor([0.0, 0.5]))
+
+
+def test_equal_weights_are_equal_losses_whatever_path_kind_and_times():
+    """Three losses with the same W by quadrature over t, for an error that lambda determines."""
+    w = Sigmoid(0.5)
+    low, high = -1.5, 2.0
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    totals = []
+    for schedule, kind in ((CondOT(), "velocity"), (VP(), "noise"), (Cosine(), "data")):
+        ends = schedule.inverse_half_log_snr(torch.tensor([low, high], dtype=F64)).tolist()
+        target = Regression(
+            GaussianPath(schedule), kind, PerHalfLogSNR(w), UniformTimes(*ends), True
+        )
+        t = torch.from_numpy((nodes + 1) / 2 * (ends[1] - ends[0]) + ends[0])
+        lam = schedule.half_log_snr(t)
+        error = torch.cos(lam) + 2  # E|eps_θ - eps|^2 as a function of lambda
+        ratio = error_ratio(kind, "noise", t, schedule).square()
+        density = target.times.density(t)
+        integrand = target.weight(t) * ratio * error * density  # the loss, as it is drawn
+        totals.append(
+            (integrand * torch.from_numpy(weights)).sum().item() * (ends[1] - ends[0]) / 2
+        )
+    exact = quad(lambda v: (np.cos(v) + 2) / (1 + np.exp(2 * v - 0.5)), low, high)[0]
+    assert totals == pytest.approx([exact] * 3, rel=1e-9)

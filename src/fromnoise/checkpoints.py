@@ -36,8 +36,10 @@ from fromnoise import discrete_schedules, networks, schedules, solvers
 from fromnoise._files import cache_dir, fetch, replacing, sha256, write_bytes
 from fromnoise.fields import NetworkField
 from fromnoise.paths import GaussianPath
+from fromnoise.predictions import coefficients
 from fromnoise.processes import probability_flow
 from fromnoise.training import CheckpointError, read_tensors
+from fromnoise.weightings import error_ratio
 
 FORMAT = "fromnoise-weights-1"
 FOLDER = "_static/checkpoints"  # on the site; in the checkout it is under book/
@@ -59,6 +61,23 @@ class Pretrained:
     event: tuple[int, ...]
     record: dict[str, Any]
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The first and the last time of sampling: 0 and 1, or 0.001 inside.
+
+        Inside where the network's prediction does not determine the velocity up to the ends
+        (`prp-conversion-ends`): data and score at t = 1, noise and score at t = 0.
+        """
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        schedule = self.field.schedule
+        needed = (
+            error_ratio("velocity", self.field.prediction, ends, schedule),
+            *coefficients(self.field.prediction, ends, schedule),
+            schedule.d_sigma(ends),
+        )
+        first, last = torch.stack(needed).isfinite().all(0).tolist()
+        return (0.0 if first else 1e-3), (1.0 if last else 1.0 - 1e-3)
+
     @torch.no_grad()
     def sample(
         self,
@@ -68,23 +87,31 @@ class Pretrained:
         method: solvers.ODEStep = solvers.heun,
         generator: torch.Generator | None = None,
         batch_size: int = 256,
+        span: tuple[float, float] | None = None,
     ) -> Tensor:
         """Draw ``n`` samples ``(n, *event)``: noise, carried along the flow (`alg-flow-sampling`).
 
+        If the last time is not 1, the result is the denoised state there.
+
         Args:
             n: number of samples.
-            steps: equal steps from t = 0 to t = 1.
+            steps: equal steps from the first to the last time.
             method: a one-step method of :mod:`fromnoise.solvers`.
             generator: source of the noise, on the CPU; the global one unless given.
             batch_size: how many samples are carried at once. It bounds the memory and does not
                 change the noise.
+            span: first and last time; :attr:`span` unless given.
         """
         weight = next(self.net.parameters())
         noise = torch.randn((n, *self.event), generator=generator, dtype=weight.dtype)
-        times = torch.linspace(0.0, 1.0, steps + 1, device=weight.device)
+        first, last = self.span if span is None else span
+        times = torch.linspace(first, last, steps + 1, device=weight.device)
         flow = probability_flow(self.field)
         parts = noise.to(weight.device).split(batch_size)
-        return torch.cat([solvers.solve_ode(flow, x, times, method=method) for x in parts])
+        ends = [solvers.solve_ode(flow, x, times, method=method) for x in parts]
+        if last < 1.0:
+            ends = [self.field.denoise(x, times[-1]) for x in ends]
+        return torch.cat(ends)
 
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> Pretrained:

@@ -22,7 +22,7 @@ Weights = Mapping[str, Tensor]
 
 
 def relative_width(gamma: float) -> float:
-    """Standard deviation of the profile as a fraction of the training (Eq. 123 there).
+    """Standard deviation of the profile as a fraction of the training (`prp-power-ema`).
 
     For the density (gamma + 1) s^gamma on [0, 1]: sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
 
@@ -39,6 +39,8 @@ def relative_width(gamma: float) -> float:
 
 def gamma_of(width: float) -> float:
     """The exponent, at least 0, of the profile with this relative standard deviation.
+
+    `prp-power-ema`.
 
     The positive root of gamma^3 + 7 gamma^2 + (16 - width^-2) gamma + (12 - width^-2) = 0, which
     is `relative_width` squared and cleared of fractions.
@@ -68,7 +70,8 @@ def gamma_of(width: float) -> float:
 def decay(step: int, gamma: float) -> float:
     """The decay beta of step 1, 2, ...: (1 - 1 / step)^(gamma + 1); 0 at the first.
 
-    `average <- beta average + (1 - beta) weights` with these decays has exactly the profile above.
+    `average <- beta average + (1 - beta) weights` with these decays has exactly the profile above
+    (`prp-power-ema`).
     """
     if step < 1:
         raise ValueError(f"step = {step}: steps are counted from 1.")
@@ -134,12 +137,78 @@ def overlap(gamma_a: float, step_a: int, gamma_b: float, step_b: int) -> float:
     return a * b / (a + b - 1.0) * power * least / (step_a * step_b)
 
 
+def combination(profiles: Sequence[tuple[float, int]], gamma: float, step: int) -> Tensor:
+    """The average of stored profiles that is closest to the wanted one, in least squares.
+
+    Its coefficients c minimize ``c A c - 2 b c`` under sum c = 1, with A the overlaps of the stored
+    profiles with each other and b those with the wanted one (`prp-posthoc-ema`). Some may be
+    negative. The constraint makes a reconstruction of constant weights exact; without it, and with
+    few profiles, the result would be shrunk.
+
+    Args:
+        profiles: pairs (gamma, step) of the stored averages, at least one.
+        gamma: the wanted exponent.
+        step: the wanted number of steps, at most that of the latest profile.
+
+    Returns:
+        The coefficients, ``(len(profiles),)`` in float64.
+
+    Raises:
+        ValueError: there is no profile, an exponent is -1 or less, or step lies outside
+            [1, latest].
+    """
+    if not profiles:
+        raise ValueError("profiles: at least one is needed.")
+    latest = max(n for _, n in profiles)
+    if not 1 <= step <= latest:
+        raise ValueError(
+            f"step = {step}: stored averages reach from step 1 to {latest}; store later ones."
+        )
+    for exponent in (gamma, *(g for g, _ in profiles)):
+        relative_width(exponent)  # refuses an impossible one
+    matrix = torch.tensor(
+        [[overlap(*a, *b) for b in profiles] for a in profiles], dtype=torch.float64
+    )
+    wanted = torch.tensor([overlap(*a, gamma, step) for a in profiles], dtype=torch.float64)
+    # c = scale y, so that the profiles have unit norm; y = a first solution of scale y = 1, plus a
+    # vector orthogonal to scale
+    scale = matrix.diagonal().rsqrt()
+    matrix, wanted = scale[:, None] * matrix * scale, scale * wanted
+    first = scale / scale.square().sum()
+    free = torch.linalg.qr(scale[:, None], mode="complete").Q[:, 1:]
+    # least squares by singular values: nearly equal profiles make the matrix nearly singular
+    rest = torch.linalg.lstsq(
+        free.T @ matrix @ free,
+        (free.T @ (wanted - matrix @ first))[:, None],
+        rcond=1e-12,
+        driver="gelsd",
+    ).solution[:, 0]
+    return scale * (first + free @ rest)
+
+
+def misfit(profiles: Sequence[tuple[float, int]], gamma: float, step: int) -> float:
+    """How far `combination` stays from the wanted profile, |sum c_i p_i - p| / |p|, in L2.
+
+    The error of a reconstruction is at most this times |p| times the norm, over steps, of the
+    weights' distance from any constant (`prp-posthoc-ema`). Arguments and errors are those of
+    `combination`.
+    """
+    c = combination(profiles, gamma, step).tolist()
+    members = [*profiles, (gamma, step)]
+    factors = [*c, -1.0]
+    square = sum(
+        a * b * overlap(*p, *q)
+        for a, p in zip(factors, members, strict=True)
+        for b, q in zip(factors, members, strict=True)
+    )
+    return math.sqrt(max(square, 0.0) / overlap(gamma, step, gamma, step))
+
+
 def reconstruct(snapshots: Sequence[Snapshot], gamma: float, step: int) -> dict[str, Tensor]:
     """The average that another profile would have given, from stored ones.
 
-    The combination of the stored profiles that is closest, in least squares, to the wanted one; its
-    coefficients solve a linear system of overlaps. They are applied in float64 and the result has
-    the precision of the snapshots.
+    The `combination` of the stored averages, applied in float64; the result has the precision of
+    the snapshots.
 
     Args:
         snapshots: at least one; two exponents stored at several steps serve well.
@@ -147,34 +216,16 @@ def reconstruct(snapshots: Sequence[Snapshot], gamma: float, step: int) -> dict[
         step: the wanted number of steps, at most that of the latest snapshot.
 
     Raises:
-        ValueError: there is no snapshot, they hold different parameters, or step lies outside
-            [1, latest].
+        ValueError: there is no snapshot, they hold different parameters, an exponent is -1 or
+            less, or step lies outside [1, latest].
     """
     if not snapshots:
         raise ValueError("snapshots: at least one is needed.")
-    latest = max(s.step for s in snapshots)
-    if not 1 <= step <= latest:
-        raise ValueError(
-            f"step = {step}: stored averages reach from step 1 to {latest}; store later ones."
-        )
-    relative_width(gamma)
     shapes = {name: value.shape for name, value in snapshots[0].weights.items()}
     for other in snapshots[1:]:
         if {name: value.shape for name, value in other.weights.items()} != shapes:
             raise ValueError("snapshots: they hold parameters of different names or shapes.")
-    matrix = torch.tensor(
-        [[overlap(a.gamma, a.step, b.gamma, b.step) for b in snapshots] for a in snapshots],
-        dtype=torch.float64,
-    )
-    wanted = torch.tensor(
-        [overlap(s.gamma, s.step, gamma, step) for s in snapshots], dtype=torch.float64
-    )
-    # least squares by eigenvalues: nearly equal profiles make the matrix nearly singular
-    scale = matrix.diagonal().rsqrt()
-    solution = torch.linalg.lstsq(
-        scale[:, None] * matrix * scale, (scale * wanted)[:, None], rcond=1e-12, driver="gelsd"
-    ).solution
-    coefficients = (scale * solution[:, 0]).tolist()
+    coefficients = combination([(s.gamma, s.step) for s in snapshots], gamma, step).tolist()
     return {
         name: sum(
             c * s.weights[name].double() for c, s in zip(coefficients, snapshots, strict=True)

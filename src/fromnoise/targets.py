@@ -19,7 +19,7 @@ from fromnoise.couplings import Coupling, independent
 from fromnoise.paths import GaussianPath, PathSample
 from fromnoise.predictions import Kind, coefficients
 from fromnoise.time_samplers import TimeSampler, UniformTimes
-from fromnoise.weightings import Weighting
+from fromnoise.weightings import Weighting, error_ratio
 
 Net = Callable[[Tensor, Tensor], Tensor]
 
@@ -158,6 +158,29 @@ class Regression:
         what = f"the weight of the error of the {self.kind} (weighting={self.weighting}, "
         self._require_finite(weight, t, f"{what}divide_by_density={self.divide_by_density})")
         return weight
+
+    def common_weight(self, t: Tensor) -> Tensor:
+        """W(lambda): this loss is the integral of W(lambda) E|eps_θ - eps|^2 over the half log-SNR.
+
+        `thm-common-loss`: the weight of the error of the noise, times the density of the times, per
+        unit of lambda. Two losses with the same W are one loss, whatever they predict, weight and
+        draw.
+
+        Args:
+            t: any shape, inside (0, 1): at the ends lambda is infinite.
+
+        Returns:
+            The shape of `t`: W at lambda_t.
+
+        Raises:
+            ValueError: the weight, or W itself, is not finite at one of the times.
+        """
+        schedule = self.path.schedule
+        rate = schedule.d_alpha(t) / schedule.alpha(t) - schedule.d_sigma(t) / schedule.sigma(t)
+        ratio = error_ratio(self.kind, "noise", t, schedule).square()
+        common = self.weight(t) * ratio * self.times.density(t) / rate
+        self._require_finite(common, t, "the common weight")
+        return common
 
     def loss(self, net: Net, data: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The loss on one batch: the weighted squared error, averaged over batch *and* coordinates.
