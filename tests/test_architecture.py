@@ -28,6 +28,7 @@ FLOORS = [
     "solvers",
     "likelihood",
     "metrics",
+    "assignment",
     "couplings",
     "weightings",
     "time_samplers",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
-from fromnoise import couplings
+from fromnoise import assignment
 from fromnoise.couplings import (
     FromSource,
     MinibatchOT,
@@ -178,7 +178,7 @@ def test_dtype_order_and_generator(coupling, event, dtype):
 
 
 def test_a_solver_that_gives_up_says_so(monkeypatch):
-    monkeypatch.setattr(couplings, "_MAX_PIVOTS", 3)
+    monkeypatch.setattr(assignment, "_MAX_PIVOTS", 3)
     with (
         pytest.warns(UserWarning, match="numItermax"),
         pytest.raises(RuntimeError, match=r"batch 64.*smaller batch"),

@@ -20,11 +20,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fromnoise._shapes import check_same_shape
+from fromnoise.assignment import assign
 from fromnoise.distributions import Law
 from fromnoise.fields import Field
 from fromnoise.processes import probability_flow
@@ -118,24 +118,24 @@ class FromSource:
 
 # -- optimal transport within a batch -------------------------------------------------------------
 
-# Pivots of the network simplex before giving up; a batch of 1024 takes some ten thousand.
-_MAX_PIVOTS = 100_000_000
+# From here on the costs of a batch are alike enough for the other methods of `assign`.
+_HIGH_DIMENSION = 32
 
 
-def _cost(source: Tensor, data: Tensor) -> Tensor:
+def _cost(source: Tensor, data: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """-2 x·y for every datum y (rows) and source point x (columns), float64 on the CPU.
 
     |x - y|² = |x|² + |y|² - 2 x·y, and only the last term depends on who is paired with whom: a
     term for each x and one for each y are paid by every plan with the same marginals. For the same
     reason both clouds may be centred, each at its own mean, so that far-away data lose no digits.
-    float64 is what the solvers work in.
+    The product is taken in `dtype`, the result is float64, which the solvers work in.
     """
     _check_batch(data, "data")
     check_same_shape(source, data, "source", "data")
     _check_finite(source, "source")
     _check_finite(data, "data")
-    x, y = (z.detach().to("cpu", torch.float64).reshape(len(z), -1) for z in (source, data))
-    cost = -2.0 * (y - y.mean(0)) @ (x - x.mean(0)).T
+    x, y = (z.detach().to("cpu", dtype).reshape(len(z), -1) for z in (source, data))
+    cost = (-2.0 * (y - y.mean(0)) @ (x - x.mean(0)).T).double()
     if not bool(torch.isfinite(cost).all()):
         raise ValueError(
             "cost: the squared distances of source and data are not finite in float64; the largest "
@@ -150,8 +150,8 @@ def optimal_assignment(source: Tensor, data: Tensor) -> Tensor:
 
     min over permutations π of sum_i |x_π(i) - y_i|². Between two uniform laws on n points a
     permutation is as good as any plan (Birkhoff), so its mean cost is `wasserstein2` squared
-    (`def-wasserstein`). Solved exactly by the network simplex of POT (``ot.emd``); of order batch³
-    at worst, a few milliseconds for 256 points.
+    (`def-wasserstein`). Solved exactly, see :mod:`fromnoise.assignment`; of order batch³ at worst,
+    a few milliseconds for 256 points.
 
     Args:
         source: ``(batch, *event)``.
@@ -164,16 +164,11 @@ def optimal_assignment(source: Tensor, data: Tensor) -> Tensor:
         ValueError: a batch is empty, the shapes differ, or a value or distance is not finite.
         RuntimeError: the solver gave up.
     """
-    import ot  # here, because importing it takes seconds
-
-    cost = _cost(source, data).numpy()
-    ones = np.ones(len(cost))  # with whole weights the flows are whole too: 0 and 1, no rounding
-    # Divided by its largest entry, because the solver takes costs below about 1e-15 for zero.
-    size = np.abs(cost).max()
-    plan, log = ot.emd(ones, ones, cost / (size or 1.0), numItermax=_MAX_PIVOTS, log=True)
-    if log["warning"] is not None:
-        raise RuntimeError(f"ot.emd, batch {len(cost)}: {log['warning']} Try a smaller batch.")
-    return torch.as_tensor(plan.argmax(1), device=data.device)
+    # Half the time of float64; a pairing that float32 mistakes for the best is dearer by roundings.
+    low = source.dtype != torch.float64 and data.dtype != torch.float64
+    cost = _cost(source, data, torch.float32 if low else torch.float64).numpy()
+    alike = data[0].numel() >= _HIGH_DIMENSION
+    return torch.as_tensor(assign(cost, alike=alike), device=data.device)
 
 
 @dataclass(frozen=True)
