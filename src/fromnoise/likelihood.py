@@ -15,9 +15,45 @@ from fromnoise.solvers import ODEStep, rk4, solve_ode
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
-def _differentiable(velocity: Velocity, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.detach().requires_grad_(True)
-    return x, velocity(x, t)
+def value_and_divergence(
+    velocity: Velocity,
+    x: Tensor,
+    t: Tensor,
+    probes: Tensor | None = None,
+    create_graph: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """u_t(x) and the trace of its Jacobian, for losses that contain both.
+
+    Args:
+        velocity: maps ``x: (batch, *event)`` and t to ``(batch, *event)``, each sample by itself
+            (no batch normalization).
+        x: ``(batch, *event)``.
+        t: the time, as `velocity` takes it.
+        probes: None for the exact trace, with one backward pass a dimension; or ``(m, batch,
+            *event)`` for the mean of ``z . J z`` over m probes (`prp-hutchinson`).
+        create_graph: keep the graph of the divergence too, so that it can be differentiated in the
+            parameters of `velocity`.
+
+    Returns:
+        ``(batch, *event)`` and ``(batch,)``.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        u = velocity(x, t)
+        total = torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
+        if not u.requires_grad:  # it depends neither on x nor on parameters
+            return u, total
+        keep = {"retain_graph": True, "create_graph": create_graph, "materialize_grads": True}
+        if probes is None:
+            for i, u_i in enumerate(u.flatten(1).unbind(1)):
+                # Samples do not interact, so the gradient of the sum holds every sample's own row.
+                (row,) = torch.autograd.grad(u_i.sum(), x, **keep)
+                total = total + row.flatten(1)[:, i]
+            return u, total
+        for z in probes:
+            (jacobian_z,) = torch.autograd.grad((u * z).sum(), x, **keep)
+            total = total + (jacobian_z * z).flatten(1).sum(1)
+    return u, total / len(probes)
 
 
 def divergence(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
@@ -32,14 +68,7 @@ def divergence(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
     Returns:
         ``(batch,)``.
     """
-    with torch.enable_grad():
-        x, u = _differentiable(velocity, x, t)
-        total = torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
-        for i, u_i in enumerate(u.flatten(1).unbind(1)):
-            # Samples do not interact, so the gradient of the sum holds every sample's own row.
-            (row,) = torch.autograd.grad(u_i.sum(), x, retain_graph=True)
-            total = total + row.flatten(1)[:, i]
-    return total.detach()
+    return value_and_divergence(velocity, x, t, create_graph=False)[1].detach()
 
 
 exact_divergence = divergence  # `log_likelihood` has an argument of that name
@@ -74,13 +103,7 @@ def hutchinson_divergence(velocity: Velocity, x: Tensor, t: Tensor, probes: Tens
         raise ValueError(
             f"probes has shape {tuple(probes.shape)}: it must be {tuple(x.shape)}, or (m, *that)."
         )
-    with torch.enable_grad():
-        x, u = _differentiable(velocity, x, t)
-        total = torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
-        for z in probes:
-            (jacobian_z,) = torch.autograd.grad((u * z).sum(), x, retain_graph=True)
-            total = total + (jacobian_z * z).flatten(1).sum(1)
-    return total.detach() / len(probes)
+    return value_and_divergence(velocity, x, t, probes, create_graph=False)[1].detach()
 
 
 def standard_normal_log_prob(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fromnoise.recipes import checkerboard_flow, digits_ablation, digits_flow
+from fromnoise.recipes import checkerboard_flow, digits_ablation, digits_flow, digits_ncsn
 from fromnoise.recipes._recipe import Recipe
 from fromnoise.training import Trained
 
@@ -20,6 +20,7 @@ _RECIPES = {
         checkerboard_flow.RECIPE,
         digits_flow.RECIPE,
         *digits_ablation.RECIPES,
+        digits_ncsn.RECIPE,
     )
 }
 
