@@ -59,6 +59,9 @@ def convert(
 
         ((c sigma - d alpha) prediction + (a d - b c) x) / (a sigma - b alpha).
 
+    At an end point it gives the limit, where there is one (`prp-conversion-ends`); what rounding
+    does on the way there is `prp-conversion-rounding`.
+
     Args:
         prediction: ``(batch, *event)``, of kind `source`.
         x: ``(batch, *event)``, the point X_t = x.
@@ -78,14 +81,26 @@ def convert(
     """
     check_same_shape(prediction, x, "prediction", "x")
     t = as_time(t, x)
-    a, b = coefficients(source, t, schedule)
-    c, d = coefficients(target, t, schedule)
+    for kind in (source, target):
+        coefficients(kind, t, schedule)  # refuses an unknown kind
     if source == target:
         return prediction
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    determinant = a * sigma - b * alpha
-    keep = (c * sigma - d * alpha) / determinant
-    add = (a * d - b * c) / determinant
+    # The score is -noise / sigma. Converted as the noise, it meets no quotient 0/0 at alpha = 0 and
+    # no infinity over infinity at sigma = 0.
+    inner, outer = ("noise" if kind == "score" else kind for kind in (source, target))
+    a, b = coefficients(inner, t, schedule)
+    c, d = coefficients(outer, t, schedule)
+    if inner == outer:
+        keep, add = torch.ones_like(alpha), torch.zeros_like(alpha)
+    else:
+        determinant = a * sigma - b * alpha
+        keep = (c * sigma - d * alpha) / determinant
+        add = (a * d - b * c) / determinant
+    if source == "score":
+        keep = -sigma * keep
+    if target == "score":
+        keep, add = keep / -sigma, (add if inner == outer else add / -sigma)
     singular = ~(torch.isfinite(keep) & torch.isfinite(add))
     if bool(singular.any()):
         raise ValueError(
