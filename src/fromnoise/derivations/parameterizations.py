@@ -497,6 +497,8 @@ TABLE = claims(
     sd3=lambda v: _normal(v, 0, 1) * (1 + exp(-v)) ** 2,
     ancestral=lambda v: 1,
     min_snr=lambda v, c: sympy.Min(1, c * exp(-2 * v)) / (pi * cosh(v)),
+    truncated=lambda v: sympy.Max(1, exp(-2 * v)) / (pi * cosh(v)),
+    sigmoid=lambda v, b: 1 / (1 + exp(2 * v - b)),
 )
 
 
@@ -512,6 +514,10 @@ TABLE = claims(
         ),
         "the square lost in SD3": TABLE.but(sd3=lambda v: _normal(v, 0, 1) * (1 + exp(-v))),
         "the bound's weight a half": TABLE.but(ancestral=lambda v: Rational(1, 2)),
+        "the truncated SNR of the data": TABLE.but(
+            truncated=lambda v: sympy.Max(exp(2 * v), 1) / (pi * cosh(v))
+        ),
+        "the sigmoid of the data": TABLE.but(sigmoid=lambda v, b: 1 / (1 + exp(b - 2 * v))),
         "min-SNR of the data": TABLE.but(
             min_snr=lambda v, c: sympy.Min(exp(2 * v), c) / (pi * cosh(v))
         ),
@@ -553,6 +559,21 @@ def common_weights(steps, claim):
         diff(snr, lam) / 2 * data,
         claim.ancestral(lam) * E_,
     )
+    bias = Symbol("b", real=True)
+    of_data = exp(bias) / (1 + exp(bias - 2 * lam))
+    steps.equal(
+        "the sigmoid, as exp(b) sigmoid(log SNR - b) of the data, per unit of lambda",
+        of_data * data,
+        claim.sigmoid(lam, bias) * E_,
+    )
+    for place in (Integer(-1), Rational(1, 3), Integer(2)):
+        steps.close(
+            f"truncated SNR, cosine path, at lambda = {place}",
+            (sympy.Max(snr, 1) * data * dt_cosine).subs({lam: place, E_: 1}),
+            claim.truncated(place),
+            tolerance=1e-30,
+            why="40 digits",
+        )
     for value in (Rational(1, 2), Integer(5)):
         for place in (Integer(-1), Rational(1, 3), Integer(2)):
             steps.close(
