@@ -28,7 +28,7 @@ class ImplicitScoreMatching:
     """Hyvärinen's loss E[‖f(X)‖² + 2 div f(X)], which needs samples of the law only.
 
     It is E‖f(X) − s(X)‖² less E‖s(X)‖² for a smooth density (`thm-implicit-score-matching`;
-    Hyvärinen 2005, Eq. 4 up to the factor 2). The divergence is exact, so that one evaluation costs
+    Hyvärinen 2005, who has half of it). The divergence is exact, so that one evaluation costs
     a backward pass a coordinate, and training differentiates them again: for a plane, not for
     images. `SlicedScoreMatching` estimates it instead. On a data set without noise the loss is not
     bounded below (`prp-implicit-unbounded`).
@@ -125,7 +125,7 @@ def denoising_score_matching(
     """Regress -eps / sigma: denoising score matching (`thm-denoising-score-matching`).
 
     Vincent 2011 at one noise level; at many, with the weight sigma^2, the loss of noise-conditional
-    score networks (Song & Ermon 2019, Eq. 5 and 6). It is `Regression` with ``kind="score"``.
+    score networks (Song & Ermon 2019). It is `Regression` with ``kind="score"``.
 
     Args:
         path: the Gaussian path from noise to data.

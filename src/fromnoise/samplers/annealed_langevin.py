@@ -26,7 +26,7 @@ def annealed_langevin(
 ) -> Tensor:
     """Langevin dynamics of p_t for one time after another, from much noise to little.
 
-    At each level the step is ``h = step * sigma_t^2`` (Song & Ermon 2019, Algorithm 1, whose
+    At each level the step is ``h = step * sigma_t^2`` (Song & Ermon 2019, whose
     epsilon is 2 `step` sigma_L^2 with the last level sigma_L). A step of 2 or more overshoots in
     the directions in which the data do not spread. At the end the noise of the last level may be
     removed by the denoiser, D(x) = x + sigma^2 s(x) (Song & Ermon 2020).
