@@ -15,7 +15,7 @@ from fromnoise import checkpoints, data, recipes, solvers
 from fromnoise._files import replacing, sha256
 from fromnoise.checkpoints import CheckpointError
 from fromnoise.distributions import Checkerboard
-from fromnoise.schedules import VP, CondOT, Cosine
+from fromnoise.schedules import VE, VP, CondOT, Cosine
 
 ROOT = Path(__file__).resolve().parents[1]
 LANDED = sorted(checkpoints.registry())
@@ -252,7 +252,8 @@ def test_landed_weights_come_from_the_landed_recipe(name):
         "name": recipe.network,
         "options": json.loads(json.dumps(recipe.options)),
     }
-    assert checkpoints.build_schedule(record["schedule"]) == recipe.schedule == CondOT()
+    expected = {"digits-ncsn": VE(sigma_min=0.02, sigma_max=34.0)}.get(name, CondOT())
+    assert checkpoints.build_schedule(record["schedule"]) == recipe.schedule == expected
 
 
 def test_nothing_unregistered_is_landed():
@@ -290,9 +291,26 @@ def test_sampling_ends_with_the_denoised_state(tiny, generator):
     state = generator.get_state()
     x = found.sample(4, steps=1, method=solvers.euler, generator=generator, span=(0.25, t))
     noise = torch.randn(4, 2, generator=generator.set_state(state))
+    noise = found.field.schedule.sigma(0.0) * noise  # 0.985 on this path: alpha_0 is not 0
     with torch.no_grad():
         moved = noise + 0.25 * found.field.velocity(noise, 0.25)
         torch.testing.assert_close(x, found.field.denoise(moved, t))
+
+
+def test_sampling_begins_at_the_noise_of_the_schedule(tmp_path, generator):
+    """On a variance-exploding path: sigma_0 times the noise, one Euler step, the denoiser."""
+    schedule = VE(sigma_min=0.1, sigma_max=7.0)
+    record = {**RECORD, "prediction": "data"}
+    record["schedule"] = checkpoints.describe_schedule(schedule)
+    path = tmp_path / "tiny.safetensors"
+    checkpoints.save(path, checkpoints.build_network(record["network"]), record)
+    found = checkpoints.load(path)
+    state = generator.get_state()
+    x = found.sample(4, steps=1, method=solvers.euler, generator=generator)
+    start = 7.0 * torch.randn(4, 2, generator=generator.set_state(state))
+    with torch.no_grad():
+        moved = start + found.field.velocity(start, 0.0)
+        torch.testing.assert_close(x, found.field.denoise(moved, 1.0))
 
 
 def test_the_checkerboard_is_a_checkerboard():

@@ -91,7 +91,9 @@ class Pretrained:
     ) -> Tensor:
         """Draw ``n`` samples ``(n, *event)``: noise, carried along the flow (`alg-flow-sampling`).
 
-        If the last time is not 1, the result is the denoised state there.
+        It begins with N(0, sigma_0^2 I), sigma_0 that of the schedule (34 on a variance-exploding
+        path, where other paths have 1). Where noise is left at the last time, because it is not 1
+        or the schedule keeps some, the result is the denoised state there.
 
         Args:
             n: number of samples.
@@ -103,13 +105,15 @@ class Pretrained:
             span: first and last time; :attr:`span` unless given.
         """
         weight = next(self.net.parameters())
+        schedule = self.field.schedule
         noise = torch.randn((n, *self.event), generator=generator, dtype=weight.dtype)
+        noise = float(schedule.sigma(0.0)) * noise
         first, last = self.span if span is None else span
         times = torch.linspace(first, last, steps + 1, device=weight.device)
         flow = probability_flow(self.field)
         parts = noise.to(weight.device).split(batch_size)
         ends = [solvers.solve_ode(flow, x, times, method=method) for x in parts]
-        if last < 1.0:
+        if float(schedule.sigma(last)) > 0.0:
             ends = [self.field.denoise(x, times[-1]) for x in ends]
         return torch.cat(ends)
 
