@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book test serve tags notebooks clean
+.PHONY: help book test serve tags notebooks bench clean
 
 help:
 	@echo "make book       execute every chapter and build the site into _build/html/"
@@ -14,6 +14,7 @@ help:
 	@echo "make serve      open the built site in a browser"
 	@echo "make tags       give new statements their permanent tags (book/tags.csv)"
 	@echo "make notebooks  write one notebook a chapter to _build/notebooks/"
+	@echo "make bench      compare with other libraries, for about an hour: benchmarks/RESULTS.md"
 	@echo "make clean      remove what was built (not .venv)"
 
 book: $(STAMP)
@@ -30,6 +31,15 @@ tags: $(STAMP)
 
 notebooks: $(STAMP)
 	@$(BIN)/python tools/build_notebooks.py
+
+# The peers go into a folder of their own: neither the book nor the tests may come to need them.
+PEERS := _build/peers
+
+bench: $(STAMP)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade \
+	  --target $(PEERS) -r benchmarks/requirements.txt
+	@export PYTHONPATH=$(PEERS) OMP_NUM_THREADS=1; for part in plane cost report; do \
+	  $(BIN)/python benchmarks/$$part.py || exit 1; done
 
 clean:
 	rm -rf _build build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+KEPT = Path(__file__).parent.parent / "_build" / "bench"  # finished parts of a run under way
 # 97.5 % points of Student's t, by degrees of freedom: half the width of a 95 % interval is this
 # times the standard error.
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
