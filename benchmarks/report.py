@@ -48,8 +48,8 @@ def plane(result: dict) -> str:
         parts.append(table(head, rows) + "\n")
     parts.append(
         "▲ ours with minibatch OT is better, ▼ it is worse, by more than the 95 % interval of the "
-        "paired differences over the seeds (without correction for their number); no mark: no difference "
-        "beyond it.\n"
+        "paired differences over the seeds (without correction for their number); no mark: no "
+        "difference beyond it.\n"
     )
     return "\n".join(parts)
 
