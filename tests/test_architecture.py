@@ -25,6 +25,7 @@ FLOORS = [
     "predictions",
     "fields",
     "processes",
+    "path_kl",
     "solvers",
     "samplers",
     "likelihood",

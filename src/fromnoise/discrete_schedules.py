@@ -257,6 +257,10 @@ class DiscreteVP(Schedule):
         b, beta = self._b(t)
         return (-0.5 * beta * torch.exp(-b) / torch.sqrt(-torch.expm1(-b))).to(t.dtype)
 
+    def noising_g(self, t: float | Tensor) -> Tensor:
+        """sqrt(beta), at t = 1 too, where sigma' is infinite (`prp-linear-noising`)."""
+        return torch.sqrt(self.beta(t))
+
     def half_log_snr(self, t: float | Tensor) -> Tensor:
         """-b / 2 - log(1 - exp(-b)) / 2; +inf at t = 1."""
         t = _times(t)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fromnoise._shapes import as_float
 from fromnoise.fields import Field
+from fromnoise.schedules import Schedule
 
 Drift = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,6 +75,72 @@ def langevin(score: Callable[[Tensor], Tensor], g: float = math.sqrt(2.0)) -> SD
     return SDE(lambda x, t: 0.5 * g**2 * score(x), lambda x, t: as_float(g, x), additive=True)
 
 
+def noising(schedule: Schedule) -> SDE:
+    """The linear SDE from data to noise with the path's conditional laws (`prp-linear-noising`).
+
+    ``dY = -(alpha' / alpha) Y dr + sqrt(2 sigma^2 lambda') dB``, coefficients at t = 1 - r. It runs
+    in *noising time* r, forward from data (r = 0) to noise (r = 1), so that `solve_sde` runs it as
+    it runs every SDE; Song et al. 2021 write f and g for its coefficients. With ``Y_0 = alpha_1 X_1
+    + sigma_1 eps``, given X_1 the law of ``Y_{1-t}`` is N(alpha_t X_1, sigma_t^2 I).
+
+    Args:
+        schedule: alpha and sigma. Where alpha_t = 0 (t = 0 of the standard schedules) the
+            coefficients are infinite: stop short of r = 1 there.
+    """
+
+    def drift(y: Tensor, r: Tensor) -> Tensor:
+        t = 1.0 - as_float(r, y)
+        return -(schedule.d_alpha(t) / schedule.alpha(t)) * y
+
+    return SDE(drift, lambda y, r: schedule.noising_g(1.0 - as_float(r, y)), additive=True)
+
+
+def _need_additive(sde: SDE, what: str) -> None:
+    if not sde.additive:
+        raise ValueError(
+            f"sde: {what} needs additive noise (SDE(..., additive=True)), because for noise that "
+            "depends on x the formula has a further term, the divergence of g g^T."
+        )
+
+
+def reverse(sde: SDE, score: Drift) -> SDE:
+    """Anderson's reversed process: the law of the SDE's paths, read from time 1 to time 0.
+
+    ``dX = (-b(X, 1 - t) + g^2 score(X, 1 - t)) dt + g dW`` with g at 1 - t (`thm-time-reversal`;
+    Anderson 1982). The result runs forward in its own time, the SDE's time counted from 1 down.
+
+    Args:
+        sde: with additive noise, on times in [0, 1].
+        score: of the law of the SDE at each of *its* times, maps x and time to ``(batch, *event)``.
+
+    Raises:
+        ValueError: the noise is not additive.
+    """
+    _need_additive(sde, "reverse")
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        r = 1.0 - as_float(t, x)
+        return sde.diffusion(x, r) ** 2 * score(x, r) - sde.drift(x, r)
+
+    return SDE(drift, lambda x, t: sde.diffusion(x, 1.0 - as_float(t, x)), additive=True)
+
+
+def probability_flow_of(sde: SDE, score: Drift) -> ODE:
+    """The ODE ``dX = (b - (g^2 / 2) score) dt`` with the SDE's marginals.
+
+    `prp-probability-flow`; Song et al. 2021, Eq. 13.
+
+    Args:
+        sde: with additive noise.
+        score: of the law of the SDE at each time.
+
+    Raises:
+        ValueError: the noise is not additive.
+    """
+    _need_additive(sde, "probability_flow_of")
+    return ODE(lambda x, t: sde.drift(x, t) - 0.5 * sde.diffusion(x, t) ** 2 * score(x, t))
+
+
 def probability_flow(field: Field) -> ODE:
     """``dX = u_t(X) dt``: the flow of the path's velocity (`thm-transport`)."""
     return ODE(field.velocity)
@@ -81,6 +148,9 @@ def probability_flow(field: Field) -> ODE:
 
 def stochastic_flow(field: Field, g: float | Callable[[Tensor], Tensor]) -> SDE:
     """``dX = (u_t + (g_t^2 / 2) s_t) dt + g_t dW``: for any g >= 0 it has the path's marginals.
+
+    `thm-sde-extension`; ``g = schedule.noising_g`` is the reversed noising process
+    (`cor-reversal-in-family`).
 
     Args:
         field: velocity and score.

@@ -51,6 +51,17 @@ class Schedule(ABC):
     def d_sigma(self, t: float | Tensor) -> Tensor:
         """Time derivative of sigma_t; minus infinity where the schedule has a vertical tangent."""
 
+    def noising_g(self, t: float | Tensor) -> Tensor:
+        """g_t with g^2 = 2 sigma^2 lambda', the noise of the linear SDE from data to noise.
+
+        `prp-linear-noising`: with the drift ``-(alpha' / alpha) y`` in noising time it has the
+        path's conditional laws. Infinite where alpha_t = 0. Computed as
+        ``2 sigma (sigma alpha' / alpha - sigma')``, which is finite where sigma = 0 if sigma' is.
+        """
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        squared = 2.0 * sigma * (sigma * self.d_alpha(t) / alpha - self.d_sigma(t))
+        return torch.sqrt(squared)
+
     def half_log_snr(self, t: float | Tensor) -> Tensor:
         """lambda_t = log(alpha_t / sigma_t); -inf where alpha_t = 0 and +inf where sigma_t = 0."""
         return torch.log(self.alpha(t)) - torch.log(self.sigma(t))
@@ -185,6 +196,10 @@ class VP(Schedule):
         """-beta alpha^2 / (2 sigma), from differentiating sigma^2 = 1 - alpha^2."""
         return -0.5 * self.beta(t) * self.alpha(t) ** 2 / self.sigma(t)
 
+    def noising_g(self, t: float | Tensor) -> Tensor:
+        """sqrt(beta), at t = 1 too, where sigma' is infinite (Song et al. 2021, Eq. 11)."""
+        return torch.sqrt(self.beta(t))
+
     def half_log_snr(self, t: float | Tensor) -> Tensor:
         """log alpha - (1/2) log(1 - alpha^2), without forming the quotient."""
         log_alpha = self._log_alpha(t)
@@ -219,6 +234,10 @@ class SubVP(VP):
     def d_sigma(self, t: float | Tensor) -> Tensor:
         """-beta alpha^2."""
         return -self.beta(t) * self.alpha(t) ** 2
+
+    def noising_g(self, t: float | Tensor) -> Tensor:
+        """sqrt(beta (1 - alpha^4)) (`prp-linear-noising`; Song et al. 2021, Eq. 12)."""
+        return torch.sqrt(-self.beta(t) * torch.expm1(4.0 * self._log_alpha(t)))
 
     def half_log_snr(self, t: float | Tensor) -> Tensor:
         """log alpha - log(1 - alpha^2)."""
