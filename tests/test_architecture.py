@@ -35,6 +35,7 @@ FLOORS = [
     "weightings",
     "time_samplers",
     "targets",
+    "conventions",
     "score_targets",
     "networks",
     "ema",

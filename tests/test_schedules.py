@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from fromnoise.discrete_schedules import DiscreteVP, cosine_betas, linear_betas
 from fromnoise.paths import change_of_schedule
-from fromnoise.schedules import EDM, VE, VP, CondOT, Cosine, SubVP
+from fromnoise.schedules import EDM, VE, VP, CondOT, Cosine, LinearLogSNR, NarrowCondOT, SubVP
 
 DISCRETE = [DiscreteVP(linear_betas()), DiscreteVP(cosine_betas(50))]
-ALL = [CondOT(), Cosine(), VP(), SubVP(), VE(), EDM(), EDM(rho=1.0), *DISCRETE]
+NARROW = [NarrowCondOT(0.01), LinearLogSNR()]
+ALL = [CondOT(), Cosine(), VP(), SubVP(), VE(), EDM(), EDM(rho=1.0), *NARROW, *DISCRETE]
 STANDARD = [CondOT(), Cosine()]
 inner_times = st.floats(min_value=1e-3, max_value=1 - 1e-3)
 
@@ -48,7 +49,63 @@ def test_ve_end_points():
     assert VE().alpha(ends).tolist() == [1.0, 1.0]
 
 
-@named([Cosine(), VP(), *DISCRETE])
+def test_narrow_end_points():
+    ends = torch.tensor([0.0, 1.0])
+    path = NarrowCondOT(0.01)
+    assert path.alpha(ends).tolist() == [0.0, 1.0]
+    assert path.sigma(ends).tolist() == [1.0, pytest.approx(0.01, rel=1e-7)]
+    # Lipman et al. 2023, Eq. 22: sigma_t = 1 - (1 - sigma_min) t
+    assert path.sigma(0.3).item() == pytest.approx(1 - 0.99 * 0.3, rel=1e-6)
+    for wrong in (0.0, 1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match="sigma_min must lie in"):
+            NarrowCondOT(wrong)
+
+
+def test_linear_log_snr_is_a_line_between_the_published_ends():
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    path = LinearLogSNR()
+    gamma = -2 * path.half_log_snr(t)
+    assert torch.allclose(gamma, 5.0 + (-13.3 - 5.0) * t, atol=1e-14)
+    assert torch.allclose(path.alpha(t) ** 2, torch.sigmoid(-gamma), rtol=1e-14)
+    for ends in ((1.0, 1.0), (2.0, 1.0), (-math.inf, 1.0), (0.0, math.nan)):
+        with pytest.raises(ValueError, match="must be below"):
+            LinearLogSNR(*ends)
+
+
+# Next to an end in float32: the smallest normal number after 0, the last number before 1.
+NEXT = [0.0, 1.2e-38, 1e-30, 1e-7, 0.5, 1 - 2.0**-24, 1 - 2.0**-20, 1.0]
+
+
+@named(ALL)
+def test_float32_is_float64_rounded_at_and_next_to_the_end_points(schedule):
+    """Value by value, at the same times; infinite in one is infinite in the other."""
+    t = torch.tensor(NEXT, dtype=torch.float32)
+    eps = torch.finfo(torch.float32).eps
+    for name in ("alpha", "sigma", "d_alpha", "d_sigma", "half_log_snr"):
+        low = getattr(schedule, name)(t)
+        high = getattr(schedule, name)(t.double())
+        assert low.dtype == torch.float32 and high.dtype == torch.float64
+        infinite = torch.isinf(high)
+        assert torch.equal(torch.isinf(low), infinite), name
+        assert torch.equal(low[infinite].double(), high[infinite]), name
+        low, high = low[~infinite].double(), high[~infinite]
+        # A few roundings of the value itself, and where the exponent of an exponential or of a
+        # power is of size 20 (sigma of VE and EDM, alpha of VP) 20 times as much. Nothing absolute:
+        # sigma near the data keeps its relative accuracy, because 1 - t is exact there.
+        allowed = 60 * eps * high.abs() + (60 * eps if name == "half_log_snr" else 1e-38)
+        assert bool(((low - high).abs() <= allowed).all()), (name, low - high, allowed)
+
+
+@named(ALL)
+def test_inverse_of_half_log_snr_at_the_end_points_in_float32(schedule):
+    ends = torch.tensor([0.0, 1.0])
+    again = schedule.inverse_half_log_snr(schedule.half_log_snr(ends))
+    assert again.dtype == torch.float32
+    # lambda of size 7 is known to 5e-7, and its slope at the ends is at least about 1
+    assert (again - ends).abs().max() < 2e-6, again
+
+
+@named([Cosine(), VP(), LinearLogSNR(), *DISCRETE])
 def test_variance_is_preserved(schedule):
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     total = schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2

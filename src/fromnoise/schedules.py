@@ -120,6 +120,108 @@ class CondOT(Schedule):
 
 
 @dataclass(frozen=True)
+class NarrowCondOT(Schedule):
+    """alpha_t = t, sigma_t = 1 - (1 - sigma_min) t: straight paths that end in a narrow Gaussian.
+
+    The conditional path of Flow Matching as its authors state it (Lipman et al. 2023, Example II).
+    At sigma_min = 0 it would be `CondOT`. X_1 is data plus noise of scale sigma_min, so that lambda
+    is finite at t = 1.
+
+    Attributes:
+        sigma_min: sigma_1, in (0, 1).
+
+    Raises:
+        ValueError: not 0 < sigma_min < 1.
+    """
+
+    sigma_min: float
+
+    def __post_init__(self) -> None:
+        """Check the scale at the end."""
+        if not 0.0 < self.sigma_min < 1.0:
+            raise ValueError(
+                f"sigma_min must lie in (0, 1), not {self.sigma_min}: at 0 the path is CondOT."
+            )
+
+    def alpha(self, t: float | Tensor) -> Tensor:
+        """t."""
+        return _times(t).clone()
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        """1 - (1 - sigma_min) t, computed as (1 - t) + sigma_min t: exactly sigma_min at t = 1."""
+        t = _times(t)
+        return (1.0 - t) + self.sigma_min * t
+
+    def d_alpha(self, t: float | Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(_times(t))
+
+    def d_sigma(self, t: float | Tensor) -> Tensor:
+        """sigma_min - 1."""
+        return torch.full_like(_times(t), self.sigma_min - 1.0)
+
+    def inverse_half_log_snr(self, half_log_snr: float | Tensor) -> Tensor:
+        """t = 1 / (1 - sigma_min + exp(-lambda))."""
+        value = self._reached(half_log_snr)
+        return (1.0 / (1.0 - self.sigma_min + torch.exp(-value))).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class LinearLogSNR(Schedule):
+    """alpha_t^2 = 1 / (1 + exp(-2 lambda_t)), sigma_t^2 = 1 - alpha_t^2, with lambda_t a line in t.
+
+    The variance-preserving schedule of Variational Diffusion Models in its simplest form (Kingma et
+    al. 2021, Eq. 3 to 5): their gamma = -2 lambda runs from ``gamma_min`` at the data to
+    ``gamma_max`` at the noise; by default -13.3 to 5, as in their public code. Neither end is
+    standard: alpha_0 and sigma_1 are positive.
+
+    Attributes:
+        first: lambda at t = 0, the noise.
+        last: lambda at t = 1, the data.
+
+    Raises:
+        ValueError: not first < last, or one of them is not finite.
+    """
+
+    first: float = -2.5
+    last: float = 6.65
+
+    def __post_init__(self) -> None:
+        """Check that lambda increases."""
+        if not -math.inf < self.first < self.last < math.inf:
+            raise ValueError(
+                f"first={self.first} must be below last={self.last} and both finite: lambda rises "
+                "from the noise to the data."
+            )
+
+    def half_log_snr(self, t: float | Tensor) -> Tensor:
+        """(1 - t) first + t last."""
+        t = _times(t)
+        return (1.0 - t) * self.first + t * self.last
+
+    def alpha(self, t: float | Tensor) -> Tensor:
+        """sqrt(sigmoid(2 lambda))."""
+        return torch.sigmoid(2.0 * self.half_log_snr(t)).sqrt()
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        """sqrt(sigmoid(-2 lambda))."""
+        return torch.sigmoid(-2.0 * self.half_log_snr(t)).sqrt()
+
+    def d_alpha(self, t: float | Tensor) -> Tensor:
+        """lambda' alpha sigma^2."""
+        return (self.last - self.first) * self.alpha(t) * self.sigma(t) ** 2
+
+    def d_sigma(self, t: float | Tensor) -> Tensor:
+        """-lambda' alpha^2 sigma."""
+        return -(self.last - self.first) * self.alpha(t) ** 2 * self.sigma(t)
+
+    def inverse_half_log_snr(self, half_log_snr: float | Tensor) -> Tensor:
+        """t = (lambda - first) / (last - first)."""
+        value = self._reached(half_log_snr)
+        return ((value - self.first) / (self.last - self.first)).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Cosine(Schedule):
     """alpha_t = sin(pi t / 2), sigma_t = cos(pi t / 2): the trigonometric path on the unit circle.
 
