@@ -34,6 +34,8 @@ from torch import Tensor, nn
 
 from fromnoise import discrete_schedules, networks, schedules, solvers
 from fromnoise._files import cache_dir, fetch, replacing, sha256, write_bytes
+from fromnoise._shapes import check_same_shape
+from fromnoise.distributions import Law, eight_gaussians
 from fromnoise.fields import NetworkField
 from fromnoise.paths import GaussianPath
 from fromnoise.predictions import coefficients
@@ -43,6 +45,9 @@ from fromnoise.weightings import error_ratio
 
 FORMAT = "fromnoise-weights-1"
 FOLDER = "_static/checkpoints"  # on the site; in the checkout it is under book/
+
+# Laws other than normal noise from which a registered flow may start: name to their maker.
+SOURCES = {"eight_gaussians": eight_gaussians}
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,14 @@ class Pretrained:
         field: the same as a field: velocity, score, denoiser and noise prediction.
         event: shape of one sample, such as ``(1, 28, 28)``.
         record: how it was made.
+        source: the law at t = 0 if it is not normal noise.
     """
 
     net: nn.Module
     field: NetworkField
     event: tuple[int, ...]
     record: dict[str, Any]
+    source: Law | None = None
 
     @property
     def span(self) -> tuple[float, float]:
@@ -78,6 +85,15 @@ class Pretrained:
         first, last = torch.stack(needed).isfinite().all(0).tolist()
         return (0.0 if first else 1e-3), (1.0 if last else 1.0 - 1e-3)
 
+    def draw_source(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Points ``(n, *event)`` at t = 0, as the weights were trained with: see `sample`."""
+        if self.source is not None:
+            return self.source.sample(n, generator)
+        noise = torch.randn(
+            (n, *self.event), generator=generator, dtype=next(self.net.parameters()).dtype
+        )
+        return float(self.field.schedule.sigma(0.0)) * noise
+
     @torch.no_grad()
     def sample(
         self,
@@ -88,11 +104,13 @@ class Pretrained:
         generator: torch.Generator | None = None,
         batch_size: int = 256,
         span: tuple[float, float] | None = None,
+        source: Tensor | None = None,
     ) -> Tensor:
         """Draw ``n`` samples ``(n, *event)``: noise, carried along the flow (`alg-flow-sampling`).
 
-        It begins with N(0, sigma_0^2 I), sigma_0 that of the schedule (34 on a variance-exploding
-        path, where other paths have 1). Where noise is left at the last time, because it is not 1
+        It begins with a draw of the source that the weights were trained with: the law
+        :attr:`source` if there is one, else N(0, sigma_0^2 I), sigma_0 that of the schedule (34 on
+        a variance-exploding path, where other paths have 1). Where noise is left at the last time, because it is not 1
         or the schedule keeps some, the result is the denoised state there.
 
         Args:
@@ -103,11 +121,16 @@ class Pretrained:
             batch_size: how many samples are carried at once. It bounds the memory and does not
                 change the noise.
             span: first and last time; :attr:`span` unless given.
+            source: the points to start from, ``(n, *event)``, in place of a draw.
+
+        Raises:
+            ValueError: ``source`` does not hold n points of the model's shape.
         """
         weight = next(self.net.parameters())
         schedule = self.field.schedule
-        noise = torch.randn((n, *self.event), generator=generator, dtype=weight.dtype)
-        noise = float(schedule.sigma(0.0)) * noise
+        noise = self.draw_source(n, generator) if source is None else source
+        check_same_shape(noise, torch.empty((n, *self.event)), "source", "n samples")
+        noise = noise.to(weight.dtype)
         first, last = self.span if span is None else span
         times = torch.linspace(first, last, steps + 1, device=weight.device)
         flow = probability_flow(self.field)
@@ -225,13 +248,16 @@ def read(path: str | Path, device: str | torch.device = "cpu") -> Pretrained:
         net.load_state_dict(tensors)
         path_of = GaussianPath(build_schedule(record["schedule"]))
         prediction, event = record["prediction"], tuple(record["event"])
+        source = build_source(record["source"]) if "source" in record else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} does not fit the network that its record describes ({error}): it was written "
             "by another version of the package; fetch or train it anew"
         ) from error
     net = net.to(device).eval()
-    return Pretrained(net, NetworkField(net, path_of, prediction), event, record)
+    normal = source is None and "coupling" not in record
+    field = NetworkField(net, path_of, prediction, independent_noise=normal)
+    return Pretrained(net, field, event, record, source)
 
 
 def _contents(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -271,6 +297,13 @@ def build_schedule(spec: Mapping[str, Any]) -> schedules.Schedule:
     if not (isinstance(found, type) and issubclass(found, schedules.Schedule)):
         raise ValueError(f"no schedule is called {spec['name']!r}")
     return found(**spec["options"])
+
+
+def build_source(spec: Mapping[str, Any]) -> Law:
+    """The law of a description ``{"name": "eight_gaussians", "options": {...}}``."""
+    if spec["name"] not in SOURCES:
+        raise ValueError(f"no source is called {spec['name']!r}: there are {', '.join(SOURCES)}")
+    return SOURCES[spec["name"]](**spec["options"])
 
 
 def publish(path: str | Path, folder: str | Path | None = None) -> Path:

@@ -105,11 +105,16 @@ class NetworkField(Field):
         net: maps ``x: (batch, *event)`` and ``t: (batch,)`` to ``(batch, *event)``.
         path: the Gaussian path it was trained on.
         prediction: what its output means.
+        independent_noise: whether it was trained with normal noise that was drawn independently of
+            the data. If not, X_t given X_1 is not normal, and the noise says nothing about the
+            score (`rem-coupled-score`); denoiser, noise (E[X_0 | X_t]) and velocity hold all the
+            same.
     """
 
     net: Callable[[Tensor, Tensor], Tensor]
     path: GaussianPath
     prediction: Kind = "velocity"
+    independent_noise: bool = True
 
     @property
     def schedule(self) -> Schedule:
@@ -131,7 +136,17 @@ class NetworkField(Field):
         return self._as("noise", x, t)
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """The score, converted from the output in one step."""
+        """The score, converted from the output in one step.
+
+        Raises:
+            ValueError: source and data were paired, or the source is not normal noise.
+        """
+        if not self.independent_noise:
+            raise ValueError(
+                "score: the network was trained on coupled pairs or with a source other than "
+                "normal noise, so that -noise / sigma is not the score: sample by the velocity, "
+                "or train a score (fromnoise.interpolants)."
+            )
         return self._as("score", x, t)
 
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:

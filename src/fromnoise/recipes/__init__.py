@@ -8,7 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fromnoise.recipes import checkerboard_flow, digits_ablation, digits_flow, digits_ncsn
+from fromnoise.recipes import (
+    checkerboard_flow,
+    digits_ablation,
+    digits_couplings,
+    digits_flow,
+    digits_ncsn,
+    moons,
+)
 from fromnoise.recipes._recipe import Recipe
 from fromnoise.training import Trained
 
@@ -20,7 +27,9 @@ _RECIPES = {
         checkerboard_flow.RECIPE,
         digits_flow.RECIPE,
         *digits_ablation.RECIPES,
+        *digits_couplings.RECIPES,
         digits_ncsn.RECIPE,
+        *moons.RECIPES,
     )
 }
 

@@ -33,6 +33,10 @@ class Recipe:
         budgets: optimizer settings for each kind of machine, ``"cpu"`` and ``"gpu"``.
         target: makes the training target from the path.
         prediction: what the network predicts under that target.
+        source: describes the law at t = 0 (:data:`fromnoise.checkpoints.SOURCES`); normal noise
+            unless given. The target's coupling draws from it; the samples start from it.
+        coupling: a line on how source and data are paired, where that is not independently.
+        start: registered weights to start from; new ones unless given.
     """
 
     name: str
@@ -45,12 +49,21 @@ class Recipe:
     budgets: Mapping[str, Mapping[str, Any]]
     target: Callable[[GaussianPath], Target] = ConditionalFlowMatching
     prediction: Kind = "velocity"
+    source: Mapping[str, Any] | None = None
+    coupling: str | None = None
+    start: str | None = None
 
     def build(self, seed: int = 0) -> nn.Module:
-        """The untrained network, initialized from ``seed`` (the global generator is untouched)."""
+        """The network before training: the weights of ``start``, or new ones made from ``seed``.
+
+        The global generator is untouched.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return checkpoints.build_network(self._network)
+            net = checkpoints.build_network(self._network)
+        if self.start is not None:
+            net.load_state_dict(checkpoints.load(self.start).net.state_dict())
+        return net
 
     def train(
         self,
@@ -96,6 +109,15 @@ class Recipe:
             "prediction": self.prediction,
             "event": list(self.event),
         }
+        if self.source is not None:
+            record["source"] = dict(self.source)
+        if self.coupling is not None:
+            record["coupling"] = self.coupling
+        if self.start is not None:
+            record["start"] = {
+                "name": self.start,
+                "sha256": checkpoints.registry()[self.start]["sha256"],
+            }
         if out is not None:
             checkpoints.save(out, trained.net, record)
             (folder / training.CHECKPOINT).unlink()  # the weights are written: it has served
