@@ -37,10 +37,12 @@ FLOORS = [
     "targets",
     "conventions",
     "score_targets",
+    "interpolants",
     "networks",
     "ema",
     "data",
     "training",
+    "bridges",
     "checkpoints",
     "evaluation",
     "records",
@@ -121,6 +123,7 @@ def test_no_function_swallows_misspelt_arguments():
     """**kwargs is allowed only where they are passed on to something that checks them."""
     allowed = {
         "fromnoise.recipes.train",
+        "fromnoise.bridges.iterative_markovian_fitting",
         "fromnoise.recipes._recipe.Recipe.train",
         "fromnoise.derivations.checking.claims",  # names the parts of a claim
         "fromnoise.derivations.checking.Claims.but",

@@ -225,3 +225,31 @@ def test_gaussian_kl_against_quadrature():
 def test_bad_clouds_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# -- straightness and transport cost --------------------------------------------------------------
+
+
+def test_straightness_of_lines_is_zero_and_of_an_arc_is_known():
+    times = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    lines = times[:, None, None] * torch.tensor([[1.0, -2.0], [3.0, 0.5]], dtype=torch.float64)
+    assert metrics.straightness(lines, times) < 1e-20
+    angle = math.pi / 2 * times
+    arc = torch.stack([angle.cos(), angle.sin()], 1)[:, None]
+    # E|Z'|² - |Z_1 - Z_0|² = (pi / 2)² - 2; a broken line of 2000 pieces is off by its square
+    assert metrics.straightness(arc, times) == pytest.approx(math.pi**2 / 4 - 2, abs=1e-5)
+    with pytest.raises(ValueError, match="not 0 to 1"):
+        metrics.straightness(arc, times / 2)
+    with pytest.raises(ValueError, match="2001 states and 2000 times"):
+        metrics.straightness(arc, times[1:])
+
+
+def test_transport_cost():
+    x = torch.zeros(2, 2)
+    y = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    assert metrics.transport_cost(x, y) == pytest.approx((25 + 4) / 2)
+    assert metrics.transport_cost(x, y, power=1) == pytest.approx((5 + 2) / 2)
+    with pytest.raises(ValueError, match="pass pairs"):
+        metrics.transport_cost(x, y[:1])
+    with pytest.raises(ValueError, match="power=0"):
+        metrics.transport_cost(x, y, power=0)

@@ -153,3 +153,50 @@ def gaussian_kl(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) ->
     a = torch.distributions.MultivariateNormal(mean_a.double(), cov_a.double())
     b = torch.distributions.MultivariateNormal(mean_b.double(), cov_b.double())
     return torch.distributions.kl_divergence(a, b).item()
+
+
+def straightness(trajectory: Tensor, times: Tensor) -> float:
+    """S = integral of E|Z_1 - Z_0 - Z'_t|² dt, which is 0 only for straight lines at constant speed.
+
+    `def-straightness`; Liu et al. 2023. Exact for the broken line through the states given; of a
+    curve the broken line is a little straighter, so take a fine grid.
+
+    Args:
+        trajectory: ``(steps + 1, n, *event)``, states at the times.
+        times: ``(steps + 1,)``, from 0 to 1.
+
+    Raises:
+        ValueError: the numbers of states and times differ, or times do not run from 0 to 1.
+    """
+    if len(trajectory) != len(times) or len(times) < 2:
+        raise ValueError(f"there are {len(trajectory)} states and {len(times)} times.")
+    if float(times[0]) != 0.0 or abs(float(times[-1]) - 1.0) > 1e-6:
+        raise ValueError(f"times run from {float(times[0])} to {float(times[-1])}, not 0 to 1.")
+    states, h = trajectory.double().flatten(2), times.double().diff()
+    speed = states.diff(dim=0) / h[:, None, None]
+    error = (speed - (states[-1] - states[0])).square().sum(2).mean(1)
+    return float((h * error).sum())
+
+
+def transport_cost(source: Tensor, data: Tensor, power: float = 2.0) -> float:
+    """E|X_1 - X_0|^power over given pairs, Euclidean norm.
+
+    Convex in X_1 - X_0 for power >= 1, so that rectified flow does not raise it
+    (`thm-convex-cost`).
+
+    Args:
+        source: ``(n, *event)``.
+        data: ``(n, *event)``, row i paired with row i of the source.
+        power: positive.
+
+    Raises:
+        ValueError: the shapes differ, or the power is not positive.
+    """
+    if source.shape != data.shape:
+        raise ValueError(
+            f"source has shape {tuple(source.shape)} and data {tuple(data.shape)}: pass pairs."
+        )
+    if not power > 0:
+        raise ValueError(f"power={power} must be positive.")
+    distance = (data - source).double().flatten(1).norm(dim=1)
+    return distance.pow(power).mean().item()
