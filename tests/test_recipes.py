@@ -1,11 +1,13 @@
 """Recipes: named, frozen, and trained from their name alone."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
 from fromnoise import checkpoints, recipes, training
+from fromnoise.paths import GaussianPath
 from fromnoise.recipes import checkerboard_flow
 from fromnoise.training import Settings
 
@@ -102,3 +104,47 @@ def test_the_checkpoint_of_another_recipe_is_refused(tmp_path, monkeypatch):
     other = dataclasses.replace(checkerboard_flow.RECIPE, options={"dim": 2, "hidden": 8})
     with pytest.raises(training.CheckpointError, match="is of another run: network is 'MLP"):
         other.train(out=out, resume=True, **TINY)
+
+
+def test_a_model_with_another_source_starts_from_it(tmp_path):
+    out = tmp_path / "weights.safetensors"
+    recipes.train("moons-ot", out=out, **TINY)
+    found = checkpoints.load(out)
+    assert found.record["source"]["name"] == "eight_gaussians"
+    start = found.draw_source(2000, torch.Generator().manual_seed(0))
+    assert (start.norm(dim=1) - 2.0).abs().max() < 1.0  # normal noise would be near the middle
+    assert start.norm(dim=1).min() > 1.0
+    same = found.sample(7, steps=2, generator=torch.Generator().manual_seed(1))
+    given = found.draw_source(7, torch.Generator().manual_seed(1))
+    assert torch.equal(found.sample(7, steps=2, source=given), same)
+    with pytest.raises(ValueError, match="source has shape"):
+        found.sample(6, steps=2, source=given)
+
+
+def test_coupled_models_refuse_to_give_a_score(tmp_path):
+    out = tmp_path / "weights.safetensors"
+    recipes.train("moons-ot", out=out, **TINY)
+    x = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="trained on coupled pairs"):
+        checkpoints.load(out).field.score(x, 0.5)
+    recipes.train("checkerboard-flow", out=out, **TINY)
+    assert checkpoints.load(out).field.score(x, 0.5).shape == x.shape
+
+
+def test_reflow_is_made_from_the_registered_weights_and_starts_from_them():
+    recipe = recipes.get("moons-reflow-1")
+    first = checkpoints.load("moons-flow")
+    net = recipe.build(seed=5)
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.parameters(), first.net.parameters(), strict=True)
+    )
+    few = dataclasses.replace(
+        recipe, target=functools.partial(recipe.target, pairs=300, steps=4), name="few"
+    )
+    a, b = few.train(**TINY), few.train(**TINY)
+    assert a.losses == b.losses  # the same pairs
+    assert a.record["start"]["name"] == "moons-flow"
+    coupling = few.target(GaussianPath(recipe.schedule)).coupling
+    start = first.draw_source(300, torch.Generator().manual_seed(1))
+    assert torch.equal(coupling.noise, start)
+    assert torch.allclose(coupling.data, first.sample(300, steps=4, source=start), atol=1e-6)

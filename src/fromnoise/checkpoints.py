@@ -110,8 +110,8 @@ class Pretrained:
 
         It begins with a draw of the source that the weights were trained with: the law
         :attr:`source` if there is one, else N(0, sigma_0^2 I), sigma_0 that of the schedule (34 on
-        a variance-exploding path, where other paths have 1). Where noise is left at the last time, because it is not 1
-        or the schedule keeps some, the result is the denoised state there.
+        a variance-exploding path, where other paths have 1). Where noise is left at the last time,
+        because it is not 1 or the schedule keeps some, the result is the denoised state there.
 
         Args:
             n: number of samples.

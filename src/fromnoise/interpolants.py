@@ -130,9 +130,9 @@ class Interpolant:
 
 @dataclass(frozen=True)
 class InterpolantRegression:
-    """Regress the velocity, E|f - I'_t|², or the latent noise, E|f - z|² (`prp-interpolant-fields`).
+    """Regress the velocity, E|f - I'_t|², or the latent noise, E|f - z|².
 
-    The minimizers are b = E[I'_t | I_t] and eta = E[z | I_t].
+    The minimizers are b = E[I'_t | I_t] and eta = E[z | I_t] (`prp-interpolant-fields`).
 
     Attributes:
         interpolant: what mixes source, data and latent noise.
@@ -184,7 +184,7 @@ class InterpolantRegression:
 
 
 def interpolant_flow(velocity: Net) -> ODE:
-    """``dX = b_t(X) dt``, which carries the law of I_s to that of I_t (`prp-interpolant-fields`)."""
+    """``dX = b_t(X) dt``: carries the law of I_s to that of I_t (`prp-interpolant-fields`)."""
     return ODE(velocity)
 
 

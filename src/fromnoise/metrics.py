@@ -156,7 +156,7 @@ def gaussian_kl(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) ->
 
 
 def straightness(trajectory: Tensor, times: Tensor) -> float:
-    """S = integral of E|Z_1 - Z_0 - Z'_t|² dt, which is 0 only for straight lines at constant speed.
+    """S = integral of E|Z_1 - Z_0 - Z'_t|² dt: 0 only for straight lines at constant speed.
 
     `def-straightness`; Liu et al. 2023. Exact for the broken line through the states given; of a
     curve the broken line is a little straighter, so take a fine grid.
