@@ -134,7 +134,7 @@ def test_coupled_models_refuse_to_give_a_score(tmp_path):
 def test_reflow_is_made_from_the_registered_weights_and_starts_from_them():
     recipe = recipes.get("moons-reflow-1")
     first = checkpoints.load("moons-flow")
-    net = recipe.build(seed=5)
+    net = recipe.initial(seed=5)
     assert all(
         torch.equal(a, b) for a, b in zip(net.parameters(), first.net.parameters(), strict=True)
     )

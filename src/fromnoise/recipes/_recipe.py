@@ -54,13 +54,14 @@ class Recipe:
     start: str | None = None
 
     def build(self, seed: int = 0) -> nn.Module:
-        """The network before training: the weights of ``start``, or new ones made from ``seed``.
-
-        The global generator is untouched.
-        """
+        """The untrained network, initialized from ``seed`` (the global generator is untouched)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = checkpoints.build_network(self._network)
+            return checkpoints.build_network(self._network)
+
+    def initial(self, seed: int = 0) -> nn.Module:
+        """The network as training begins: with the weights of ``start``, else as `build`."""
+        net = self.build(seed)
         if self.start is not None:
             net.load_state_dict(checkpoints.load(self.start).net.state_dict())
         return net
@@ -91,7 +92,7 @@ class Recipe:
         data, source = self.data()
         folder = None if out is None else Path(f"{out}.training")
         trained = training.train(
-            self.build(seed),
+            self.initial(seed),
             self.target(GaussianPath(self.schedule)),
             data,
             **settings,
