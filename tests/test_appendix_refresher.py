@@ -10,7 +10,7 @@ def test_the_chances_of_large_z():
     assert 2 * stats.norm.sf(4) == pytest.approx(6e-5, rel=0.06)
     assert 3.7e-8 < 2 * stats.norm.sf(5.5) < 4e-8  # once in more than twenty million
     assert 1 / (2 * stats.norm.sf(5.5)) > 2e7
-    assert 1 / 5.5**2 == pytest.approx(0.033, abs=5e-4)
+    assert pytest.approx(0.033, abs=5e-4) == 1 / 5.5**2
 
 
 def test_the_radius_of_noise_on_a_digit():
