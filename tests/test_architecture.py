@@ -34,6 +34,7 @@ FLOORS = [
     "couplings",
     "weightings",
     "time_samplers",
+    "variational",
     "targets",
     "conventions",
     "score_targets",

@@ -36,11 +36,12 @@ from fromnoise import discrete_schedules, networks, schedules, solvers
 from fromnoise._files import cache_dir, fetch, replacing, sha256, write_bytes
 from fromnoise._shapes import check_same_shape
 from fromnoise.distributions import Law, eight_gaussians
-from fromnoise.fields import NetworkField
+from fromnoise.fields import Field, NetworkField
 from fromnoise.paths import GaussianPath
 from fromnoise.predictions import coefficients
 from fromnoise.processes import probability_flow
 from fromnoise.training import CheckpointError, read_tensors
+from fromnoise.variational import LearnedVarianceField
 from fromnoise.weightings import error_ratio
 
 FORMAT = "fromnoise-weights-1"
@@ -63,7 +64,7 @@ class Pretrained:
     """
 
     net: nn.Module
-    field: NetworkField
+    field: Field
     event: tuple[int, ...]
     record: dict[str, Any]
     source: Law | None = None
@@ -78,8 +79,8 @@ class Pretrained:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
         schedule = self.field.schedule
         needed = (
-            error_ratio("velocity", self.field.prediction, ends, schedule),
-            *coefficients(self.field.prediction, ends, schedule),
+            error_ratio("velocity", self.record["prediction"], ends, schedule),
+            *coefficients(self.record["prediction"], ends, schedule),
             schedule.d_sigma(ends),
         )
         first, last = torch.stack(needed).isfinite().all(0).tolist()
@@ -256,7 +257,10 @@ def read(path: str | Path, device: str | torch.device = "cpu") -> Pretrained:
         ) from error
     net = net.to(device).eval()
     normal = source is None and "coupling" not in record
-    field = NetworkField(net, path_of, prediction, independent_noise=normal)
+    if record.get("variance") == "learned":
+        field: Field = LearnedVarianceField(net, path_of.schedule)
+    else:
+        field = NetworkField(net, path_of, prediction, independent_noise=normal)
     return Pretrained(net, field, event, record, source)
 
 

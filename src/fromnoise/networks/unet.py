@@ -13,7 +13,7 @@ from fromnoise.networks.mlp import check_dtype
 
 
 class UNet(nn.Module):
-    """A U-Net f(x, t): ``(batch, channels, height, width)`` to the same shape.
+    """A U-Net f(x, t): ``(batch, channels, height, width)`` to the same shape (or `outputs`).
 
     The image is first folded into ``patch`` × ``patch`` patches (28 × 28 pixels of one channel
     become 14 × 14 pixels of four), because convolutions at full resolution cost most and add
@@ -33,6 +33,8 @@ class UNet(nn.Module):
         embedding: width of the time embedding.
         groups: groups of the group normalization.
         heads: attention heads.
+        outputs: channels returned, if not ``channels``: 2 ``channels`` for a network that also
+            learns a variance.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class UNet(nn.Module):
         embedding: int = 128,
         groups: int = 8,
         heads: int = 4,
+        outputs: int | None = None,
     ):
         super().__init__()
         if any(w % groups or w < 1 for w in widths) or widths[-1] % heads:
@@ -68,7 +71,8 @@ class UNet(nn.Module):
         self.middle = ResBlock(widths[-1], widths[-1], *kind)
         self.attention = Attention(widths[-1], groups, heads)
         self.norm = nn.GroupNorm(groups, widths[0])
-        self.last = zeroed(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
+        outputs = channels if outputs is None else outputs
+        self.last = zeroed(nn.Conv2d(widths[0], outputs * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Evaluate at images ``x`` and times ``t`` (one, or one for each image).
@@ -100,8 +104,8 @@ class UNet(nn.Module):
             if level > 0:
                 h = functional.interpolate(h, scale_factor=2.0, mode="nearest")
                 h = self.grow[level - 1](h)  # (b, w of the finer level, ...)
-        h = self.last(functional.silu(self.norm(h)))  # (b, channels * patch², H, W)
-        return functional.pixel_shuffle(h, self.patch)  # (b, channels, height, width)
+        h = self.last(functional.silu(self.norm(h)))  # (b, outputs * patch², H, W)
+        return functional.pixel_shuffle(h, self.patch)  # (b, outputs, height, width)
 
 
 class ResBlock(nn.Module):

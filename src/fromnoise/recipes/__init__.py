@@ -12,6 +12,7 @@ from fromnoise.recipes import (
     checkerboard_flow,
     digits_ablation,
     digits_couplings,
+    digits_ddpm,
     digits_flow,
     digits_ncsn,
     moons,
@@ -28,6 +29,7 @@ _RECIPES = {
         digits_flow.RECIPE,
         *digits_ablation.RECIPES,
         *digits_couplings.RECIPES,
+        digits_ddpm.RECIPE,
         digits_ncsn.RECIPE,
         *moons.RECIPES,
     )

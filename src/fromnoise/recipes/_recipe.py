@@ -37,6 +37,7 @@ class Recipe:
             unless given. The target's coupling draws from it; the samples start from it.
         coupling: a line on how source and data are paired, where that is not independently.
         start: registered weights to start from; new ones unless given.
+        variance: ``"learned"`` if the network has a second output for the variance of a step.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Recipe:
     source: Mapping[str, Any] | None = None
     coupling: str | None = None
     start: str | None = None
+    variance: str | None = None
 
     def build(self, seed: int = 0) -> nn.Module:
         """The untrained network, initialized from ``seed`` (the global generator is untouched)."""
@@ -114,6 +116,8 @@ class Recipe:
             record["source"] = dict(self.source)
         if self.coupling is not None:
             record["coupling"] = self.coupling
+        if self.variance is not None:
+            record["variance"] = self.variance
         if self.start is not None:
             record["start"] = {
                 "name": self.start,
