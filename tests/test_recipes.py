@@ -10,6 +10,7 @@ from fromnoise import checkpoints, recipes, training
 from fromnoise.paths import GaussianPath
 from fromnoise.recipes import checkerboard_flow
 from fromnoise.training import Settings
+from fromnoise.variational import LearnedVarianceField
 
 TINY = {"steps": 6, "batch_size": 8, "warmup": 2, "progress": False}
 
@@ -37,7 +38,8 @@ def test_recipes_are_complete(name):
     net = recipe.build()
     assert sum(p.numel() for p in net.parameters()) <= 2_000_000
     x = torch.randn(2, *recipe.event)
-    assert net(x, 0.5).shape == x.shape
+    outputs = 2 if recipe.variance == "learned" else 1  # a prediction, and the variance's place
+    assert net(x, 0.5).shape == (2, outputs * x.shape[1], *x.shape[2:])
 
 
 def test_building_depends_on_the_seed_alone():
@@ -71,6 +73,19 @@ def test_sampling_in_batches_is_the_same(tmp_path):
         for size in (256, 4)
     )
     assert torch.allclose(whole, parts, atol=1e-6)
+
+
+def test_a_learned_variance_comes_back_as_a_field_with_one(tmp_path):
+    out = tmp_path / "weights.safetensors"
+    recipes.train("digits-ddpm", out=out, steps=2, batch_size=4, warmup=1, progress=False)
+    found = checkpoints.load(out)
+    assert isinstance(found.field, LearnedVarianceField) and found.record["variance"] == "learned"
+    x = torch.randn(3, 1, 28, 28)
+    noise, fraction = found.field.both(x, 0.5)
+    whole = torch.cat([noise, 2 * fraction - 1], dim=1)
+    # v = (w + 1) / 2 and back: two roundings of a number near 1/2
+    assert torch.allclose(whole, found.net(x, torch.full((3,), 0.5)), atol=3e-7)
+    assert found.sample(2, steps=2).shape == (2, 1, 28, 28)
 
 
 def test_an_interrupted_recipe_resumes_to_the_same_weights(tmp_path, monkeypatch):

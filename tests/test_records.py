@@ -90,3 +90,9 @@ def test_landed_records_are_registered_small_and_made_by_a_command():
         content = (folder / entry["file"]).read_bytes()
         assert sha256(content) == entry["sha256"] and len(content) == entry["bytes"] < 200_000
         assert records.load(name)["command"]
+
+
+def test_rounding_keeps_six_digits_and_everything_that_is_no_float():
+    record = {"a": [1.23456789, 2], "b": {"c": -1.23456789e-9, "d": "1.23456789", "e": True}}
+    expected = {"a": [1.23457, 2], "b": {"c": -1.23457e-9, "d": "1.23456789", "e": True}}
+    assert records.rounded(record) == expected

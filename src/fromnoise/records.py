@@ -74,6 +74,15 @@ def _download(entry: Mapping[str, Any]) -> Path:
         ) from error
 
 
+def rounded(value: Any, digits: int = 6) -> Any:
+    """The same record with its numbers rounded to so many significant digits."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
 def write(name: str, record: Mapping[str, Any]) -> Path:
     """Write a record into the checkout as readable JSON, and register its hash.
 

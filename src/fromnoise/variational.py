@@ -24,7 +24,7 @@ from torch import Tensor
 from fromnoise._shapes import as_time, check_same_shape, expand, sum_event
 from fromnoise.fields import Field
 from fromnoise.schedules import Schedule
-from fromnoise.time_samplers import LowDiscrepancyTimes, TimeSampler
+from fromnoise.time_samplers import LowDiscrepancyTimes, TimeSampler, UniformTimes
 
 Variance = Literal["small", "large", "learned"]
 LEVELS = 256  # grey levels of a pixel
@@ -219,8 +219,8 @@ def dequantized_nats(log_prob: Tensor, event: tuple[int, ...] | torch.Size) -> T
 class VarianceField(Protocol):
     """A field that also says where between the two variances its own lies."""
 
-    def fraction(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """v: the log-variance is v log(large) + (1 - v) log(small), ``(batch, *event)``."""
+    def both(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The noise prediction, and v: the log-variance is v log(large) + (1 - v) log(small)."""
         ...
 
 
@@ -394,8 +394,11 @@ class DiscreteELBO:
         noise = torch.randn(data.shape, generator=generator, dtype=data.dtype, device=data.device)
         time = as_time(t, data)
         x = self.schedule.alpha(time) * data + self.schedule.sigma(time) * noise
-        fraction = model.fraction(x, t) if self.variance == "learned" else None
-        return self.step_nats(x, data, n, model.denoise(x, t), fraction)
+        if self.variance != "learned":
+            return self.step_nats(x, data, n, model.denoise(x, t))
+        noise, fraction = model.both(x, t)  # one call of the network
+        denoised = (x - self.schedule.sigma(time) * noise) / self.schedule.alpha(time)
+        return self.step_nats(x, data, n, denoised, fraction)
 
 
 # The bound without steps -------------------------------------------------------------------------
@@ -419,7 +422,7 @@ class ContinuousELBO:
 
     schedule: Schedule
     times: TimeSampler = field(
-        default_factory=lambda: LowDiscrepancyTimes(t_min=1e-3, t_max=1 - 1e-3)
+        default_factory=lambda: LowDiscrepancyTimes(UniformTimes(1e-3, 1 - 1e-3))
     )
     pixels: bool = False
 
