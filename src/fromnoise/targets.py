@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromnoise.couplings import Coupling, independent
 from fromnoise.paths import GaussianPath, PathSample
@@ -198,3 +198,24 @@ class Regression:
                 f"{tuple(sample.x.shape)}: a prediction has the shape of x"
             )
         return (weight * (predicted - target).square()).mean()
+
+
+@dataclass(frozen=True)
+class VariationalAutoencoder:
+    """Minus the evidence lower bound of an autoencoder, for each coordinate (`thm-elbo`).
+
+    The network is one of :mod:`fromnoise.networks.vae`: it has a method ``elbo(data, generator,
+    beta)``. It has no time, and the loop needs none.
+
+    Attributes:
+        beta: weight of the KL term; 1 for the bound itself.
+    """
+
+    beta: float = 1.0
+
+    def loss(
+        self, net: nn.Module, data: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The mean over the batch of -ELBO / d, with one draw of the latent for each datum."""
+        bound = net.elbo(data, generator, self.beta)
+        return -bound.mean() / data[0].numel()

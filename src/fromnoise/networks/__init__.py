@@ -3,5 +3,6 @@
 from fromnoise.networks.mlp import MLP
 from fromnoise.networks.preconditioned import Preconditioned
 from fromnoise.networks.unet import UNet
+from fromnoise.networks.vae import VAE, LinearVAE
 
-__all__ = ["MLP", "Preconditioned", "UNet"]
+__all__ = ["MLP", "VAE", "LinearVAE", "Preconditioned", "UNet"]
