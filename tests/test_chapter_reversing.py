@@ -203,8 +203,8 @@ def test_path_kl_estimates_the_bound(two_laws):
     n = 1000
     start = PATH.sample(law.sample(n, seeded(60)), START, generator=seeded(61)).x
     value = path_kl(
-        stochastic_flow(right, lambda t: SCHEDULE.noising_g(t) + 1e-3),
-        stochastic_flow(wrong, lambda t: SCHEDULE.noising_g(t) + 1e-3),
+        stochastic_flow(right, SCHEDULE.noising_g),
+        stochastic_flow(wrong, SCHEDULE.noising_g),
         start,
         times,
         seeded(62),
