@@ -14,6 +14,7 @@ import yaml
 from fromnoise import checkpoints, data, recipes, solvers
 from fromnoise._files import replacing, sha256
 from fromnoise.checkpoints import CheckpointError
+from fromnoise.discrete_schedules import DiscreteVP, linear_betas
 from fromnoise.distributions import Checkerboard
 from fromnoise.schedules import VE, VP, CondOT, Cosine
 
@@ -252,7 +253,11 @@ def test_landed_weights_come_from_the_landed_recipe(name):
         "name": recipe.network,
         "options": json.loads(json.dumps(recipe.options)),
     }
-    expected = {"digits-ncsn": VE(sigma_min=0.02, sigma_max=34.0)}.get(name, CondOT())
+    others = {
+        "digits-ncsn": VE(sigma_min=0.02, sigma_max=34.0),
+        "digits-ddpm": DiscreteVP(linear_betas()),
+    }
+    expected = others.get(name, CondOT())
     assert checkpoints.build_schedule(record["schedule"]) == recipe.schedule == expected
 
 
