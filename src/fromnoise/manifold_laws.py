@@ -1,0 +1,203 @@
+"""Laws on the sphere and the torus whose densities are known exactly, and paths of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fromnoise.manifolds import TWO_PI, FlatTorus, Sphere
+
+
+def wrapped_normal_log_prob(angle: Tensor, std: Tensor) -> Tensor:
+    """log-density of a normal angle of mean 0, modulo 2 pi (`prp-wrapped-normal`).
+
+    The sum over the windings where the law is narrow (std < 2), the Fourier series where it is
+    wide; either way the first term left out is below 1e-17.
+
+    Args:
+        angle: any shape, in [-pi, pi).
+        std: positive, broadcasts against it.
+
+    Raises:
+        ValueError: std is not positive.
+    """
+    angle, std = torch.broadcast_tensors(angle, torch.as_tensor(std).to(angle))
+    if not bool((std > 0).all()):
+        raise ValueError(f"std must be positive, but its smallest value is {std.min().item():.4g}.")
+    k = torch.arange(-4, 5, dtype=angle.dtype, device=angle.device)
+    turned = (angle[..., None] + TWO_PI * k) / std[..., None]
+    narrow = torch.logsumexp(-0.5 * turned.square(), -1) - std.log() - 0.5 * math.log(TWO_PI)
+    m = torch.arange(1, 8, dtype=angle.dtype, device=angle.device)
+    wave = torch.exp(-0.5 * (m * std[..., None].clamp(min=2.0)).square())
+    series = 1.0 + 2.0 * (wave * torch.cos(m * angle[..., None])).sum(-1)
+    return torch.where(std < 2.0, narrow, series.log() - math.log(TWO_PI))
+
+
+@dataclass(frozen=True, eq=False)
+class WrappedMixture:
+    """A mixture of wrapped normal laws with independent angles on the flat torus.
+
+    Attributes:
+        weights: ``(k,)``, positive; they are normalized.
+        means: ``(k, d)``, angles.
+        stds: ``(k, d)``, of the normal laws before they are wrapped.
+
+    Raises:
+        ValueError: the shapes do not fit, or a weight or std is not positive.
+    """
+
+    weights: Tensor
+    means: Tensor
+    stds: Tensor
+
+    def __post_init__(self) -> None:
+        """Check the shapes."""
+        if self.means.ndim != 2 or self.stds.shape != self.means.shape:
+            raise ValueError(
+                f"means has shape {tuple(self.means.shape)} and stds {tuple(self.stds.shape)}: "
+                "both must be (k, d)."
+            )
+        if self.weights.shape != self.means.shape[:1] or not bool((self.weights > 0).all()):
+            raise ValueError(f"weights must be positive, one for each of {len(self.means)} means.")
+
+    @property
+    def manifold(self) -> FlatTorus:
+        """Where it lives."""
+        return FlatTorus(self.means.shape[1])
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n points, ``(n, d)``."""
+        row = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype)
+        return self.manifold.project(self.means[row] + self.stds[row] * noise)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log-density at x, ``(batch, d)`` to ``(batch,)``."""
+        means, stds, weights = (v.to(x) for v in (self.means, self.stds, self.weights))
+        angle = self.manifold.project(x[:, None] - means)
+        parts = wrapped_normal_log_prob(angle, stds).sum(-1)
+        return torch.logsumexp(parts + torch.log(weights / weights.sum()), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class VonMisesFisherMixture:
+    """A mixture of von Mises-Fisher laws on the sphere of R^3.
+
+    A component has the density kappa / (4 pi sinh kappa) exp(kappa <mean, x>) (`prp-vmf`).
+
+    Attributes:
+        weights: ``(k,)``, positive; they are normalized.
+        means: ``(k, 3)``, unit vectors.
+        kappas: ``(k,)``, concentrations, positive.
+
+    Raises:
+        ValueError: the shapes do not fit, a mean is no unit vector, or a number is not positive.
+    """
+
+    weights: Tensor
+    means: Tensor
+    kappas: Tensor
+
+    def __post_init__(self) -> None:
+        """Check shapes and signs."""
+        Sphere(2).check(self.means, "means")
+        if not self.weights.shape == self.kappas.shape == self.means.shape[:1]:
+            raise ValueError(
+                f"weights has shape {tuple(self.weights.shape)} and kappas "
+                f"{tuple(self.kappas.shape)}: pass one of each for {len(self.means)} means."
+            )
+        if not bool((self.weights > 0).all()) or not bool((self.kappas > 0).all()):
+            raise ValueError("weights and kappas must be positive.")
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n points, ``(n, 3)``: the height along the mean by the inverse of its distribution."""
+        row = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        mean, kappa = self.means[row], self.kappas[row]
+        u = torch.rand(n, generator=generator, dtype=mean.dtype)
+        # <mean, x> has a density in proportion to exp(kappa w) on [-1, 1]
+        w = 1.0 + torch.log(u + (1.0 - u) * torch.exp(-2.0 * kappa)) / kappa
+        side = Sphere(2).tangent(mean, torch.randn(n, 3, generator=generator, dtype=mean.dtype))
+        side = Sphere(2).project(side)
+        w = w.clamp(-1.0, 1.0)[:, None]
+        return Sphere(2).project(w * mean + torch.sqrt(1.0 - w**2) * side)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log-density at x, ``(batch, 3)`` to ``(batch,)``."""
+        means, kappas, weights = (v.to(x) for v in (self.means, self.kappas, self.weights))
+        # log(kappa / (4 pi sinh kappa)) = log kappa - kappa - log(2 pi (1 - exp(-2 kappa)))
+        constant = kappas.log() - kappas - torch.log(TWO_PI * -torch.expm1(-2.0 * kappas))
+        parts = constant + kappas * (x @ means.T)
+        return torch.logsumexp(parts + torch.log(weights / weights.sum()), -1)
+
+
+def sphere_path_density(angle: Tensor, t: float) -> Tensor:
+    """Density of X_t given X_1 on the sphere of R^3, for a uniform source (`prp-sphere-path`).
+
+    sin(theta / (1 - t)) / (4 pi (1 - t) sin theta) for theta < (1 - t) pi, and 0 beyond.
+
+    Args:
+        angle: theta, the distance to X_1, in [0, pi].
+        t: in [0, 1).
+
+    Raises:
+        ValueError: t lies outside [0, 1).
+    """
+    if not 0.0 <= t < 1.0:
+        raise ValueError(f"t must lie in [0, 1): at t = 1 the law is a point, but t is {t}.")
+    left = 1.0 - t
+    inside = angle < left * math.pi
+    # sin(theta / left) / (left sin theta), whose limit at theta = 0 is 1 / left^2
+    ratio = torch.sinc(angle / (left * math.pi)) / torch.sinc(angle / math.pi) / left**2
+    return torch.where(inside, ratio, torch.zeros_like(ratio)) / (4.0 * math.pi)
+
+
+@dataclass(frozen=True, eq=False)
+class TorusPath:
+    """The marginal path from the uniform law to a wrapped mixture, in closed form.
+
+    X_t = X_1 + (1 - t) U, modulo 2 pi, with U uniform on [-pi, pi)^d and independent of X_1
+    (`prp-torus-path`): so density and velocity are sums of normal distribution functions.
+
+    Attributes:
+        law: the law of X_1.
+    """
+
+    law: WrappedMixture
+
+    def _parts(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        """For each component, angle and coordinate: mass, and moment of U, of the window."""
+        if not 0.0 <= t < 1.0:
+            raise ValueError(f"t must lie in [0, 1), but it is {t}.")
+        left = 1.0 - t
+        law = self.law
+        k = torch.arange(-4, 5, dtype=x.dtype, device=x.device)
+        # X_1 + left U = x + 2 pi k with X_1 normal before it is wrapped
+        place = law.manifold.project(x[:, None] - law.means.to(x))[..., None] + TWO_PI * k
+        std = law.stds.to(x)[..., None]
+        high, low = (place + left * math.pi) / std, (place - left * math.pi) / std
+        # both in the left tail, where the difference of the distribution function keeps its digits
+        sign = torch.where(place > 0, -1.0, 1.0)
+        ends = torch.special.ndtr(sign * high), torch.special.ndtr(sign * low)
+        mass = sign * (ends[0] - ends[1])
+        # X_1 - place between -left pi and left pi; U = -(X_1 - place) / left
+        bell = (torch.exp(-0.5 * low**2) - torch.exp(-0.5 * high**2)) / math.sqrt(TWO_PI)
+        moment = (place * mass - std * bell) / left
+        width = TWO_PI * left
+        return mass.sum(-1) / width, moment.sum(-1) / width, law.weights.to(x)
+
+    def log_prob(self, x: Tensor, t: float) -> Tensor:
+        """log p_t(x), ``(batch, d)`` to ``(batch,)``."""
+        mass, _, weights = self._parts(x, t)
+        return torch.log((mass.prod(-1) * weights).sum(-1) / weights.sum())
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """u_t(x) = -E[U | X_t = x], ``(batch, d)``."""
+        mass, moment, weights = self._parts(x, float(t))
+        joint = (mass.prod(-1) * weights).sum(-1, keepdim=True)
+        columns = range(mass.shape[-1])
+        others = [mass[..., [j for j in columns if j != i]].prod(-1) for i in columns]
+        # E[U_i; X_t in dx]: the moment in one coordinate, the mass in the others
+        return -(torch.stack(others, -1) * moment * weights[:, None]).sum(1) / joint
