@@ -20,6 +20,7 @@ FLOORS = [
     "_files",
     "schedules",
     "discrete_schedules",
+    "grids",
     "distributions",
     "paths",
     "predictions",

@@ -9,14 +9,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fromnoise._shapes import as_time, check_same_shape, expand
 from fromnoise.distributions import PathLaw
+from fromnoise.grids import Grid, Point
 from fromnoise.paths import GaussianPath, change_of_schedule, require_finite
-from fromnoise.predictions import Kind, convert
+from fromnoise.predictions import Kind, convert, weights_at
 from fromnoise.schedules import Schedule
+
+Predicted = Literal["data", "noise", "velocity"]
 
 
 class Field(ABC):
@@ -59,6 +65,20 @@ class Field(ABC):
         time = as_time(t, x)
         d_sigma = require_finite(self.schedule.d_sigma(time), time, "sigma'", self.schedule)
         return self.schedule.d_alpha(time) * self.denoise(x, t) + d_sigma * self.noise(x, t)
+
+    def predict(self, x: Tensor, point: Point, kind: Predicted = "data") -> Tensor:
+        """D, eps or u at a point of a grid, from one evaluation if it can be: what a sampler calls.
+
+        Args:
+            x: ``(batch, *event)``, the state at the point's time.
+            point: a time with its alpha and sigma, from a `fromnoise.grids.Grid`.
+            kind: "data", "noise" or "velocity".
+
+        Raises:
+            ValueError: it cannot be had there from what the field knows.
+        """
+        ask = {"data": self.denoise, "noise": self.noise, "velocity": self.velocity}
+        return ask[kind](x, point.t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +146,34 @@ class NetworkField(Field):
         output = self.net(x, time.flatten().expand(x.shape[0]))
         check_same_shape(output, x, "the network's output", "x")
         return convert(output, x, t, source=self.prediction, target=target, schedule=self.schedule)
+
+    @cached_property
+    def _dtype(self) -> torch.dtype | None:
+        """The floating dtype of the network's weights, found when it is first called."""
+        weights = self.net.parameters() if isinstance(self.net, nn.Module) else ()
+        return next((w.dtype for w in weights if w.is_floating_point()), None)
+
+    def predict(self, x: Tensor, point: Point, kind: Predicted = "data") -> Tensor:
+        """D, eps or u at a point of a grid, from one call of the network.
+
+        The network is called in the precision of its weights (float16, bfloat16); the state and
+        the conversion stay in that of x.
+        """
+        keep, add = weights_at(point, self.prediction, kind)
+        dtype = self._dtype or x.dtype
+        if isinstance(point.t, Tensor):
+            time = point.t.to(x.device, dtype)
+        else:
+            time = torch.full(x.shape[:1], point.t, dtype=dtype, device=x.device)
+        output = self.net(x if x.dtype == dtype else x.to(dtype), time)
+        if output.shape != x.shape:
+            check_same_shape(output, x, "the network's output", "x")
+        output = output.to(x.dtype)
+        if isinstance(keep, float) and isinstance(add, float):
+            if keep != 1.0:
+                output = output * keep
+            return torch.add(output, x, alpha=add) if add else output
+        return output * keep + add * x
 
     def denoise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[X_1 | X_t = x], as far as the network has learned it."""
@@ -207,6 +255,14 @@ class ClippedField(Field):
         denoised = self.denoise(x, t)
         return convert(denoised, x, t, source="data", target="velocity", schedule=self.schedule)
 
+    def predict(self, x: Tensor, point: Point, kind: Predicted = "data") -> Tensor:
+        """The clipped D, or the noise or velocity that belongs to it."""
+        denoised = self.field.predict(x, point, "data").clamp(self.low, self.high)
+        if kind == "data":
+            return denoised
+        keep, add = weights_at(point, "data", kind)
+        return keep * denoised + add * x
+
 
 @dataclass(frozen=True, eq=False)
 class TransformedField(Field):
@@ -247,3 +303,15 @@ class TransformedField(Field):
         """s_r(x / c) / c, since the density of c X_r at x is p_r(x / c) / c^d."""
         y, r, scale = self._in_source(x, t)
         return self.field.score(y, r) / expand(scale.flatten() if scale.ndim else scale, x, "c")
+
+    def predict(self, x: Tensor, point: Point, kind: Predicted = "data") -> Tensor:
+        """D_r(x / c) or eps_r(x / c), from one evaluation of the field; u from both."""
+        if kind == "velocity":
+            return self.velocity(x, point.t)
+        t = torch.as_tensor(point.t, dtype=torch.float64)
+        r, scale = change_of_schedule(t, self.field.schedule, self.target)
+        if t.ndim == 0:
+            inner = Grid.point(self.field.schedule, r.item(), point.index)
+            return self.field.predict(x / scale.item(), inner, kind)
+        y, r, _ = self._in_source(x, point.t)
+        return self.field.denoise(y, r) if kind == "data" else self.field.noise(y, r)

@@ -8,12 +8,14 @@ prediction (`prp-affine-facts`).
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fromnoise._shapes import as_time, check_same_shape
+from fromnoise.grids import Number, Point
 from fromnoise.schedules import Schedule
 
 Kind = Literal["data", "noise", "score", "velocity", "v"]
@@ -109,3 +111,60 @@ def convert(
             "or predict another quantity there."
         )
     return keep * prediction + add * x
+
+
+def _number(value: Number) -> float:
+    return value if isinstance(value, float) else value.flatten()[0].item()
+
+
+def weights_at(
+    point: Point, source: Kind, target: Literal["data", "noise", "velocity"]
+) -> tuple[Number, Number]:
+    """The numbers (k, m) with ``target = k prediction + m x`` at a point of a grid.
+
+    `convert` for samplers: the same two linear equations, solved once for a whole batch in double
+    precision, so that a conversion costs what its two products cost.
+
+    Args:
+        point: a time of a grid, with alpha and sigma.
+        source: what the prediction is.
+        target: what it shall become.
+
+    Raises:
+        ValueError: the conversion is singular there (data from noise where alpha = 0, noise from
+            data where sigma = 0, a velocity where sigma' is infinite), or a kind is unknown.
+    """
+    alpha, sigma = point.alpha, point.sigma
+    pairs = {
+        "data": (1.0, 0.0),
+        "noise": (0.0, 1.0),
+        "score": (0.0, 1.0),  # minus sigma times it: the noise
+        "velocity": (point.d_alpha, point.d_sigma),
+        "v": (-sigma, alpha),
+    }
+    if source not in pairs:
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {source!r}.")
+    (a, b), (c, d) = pairs[source], pairs[target]
+    if source == target:
+        return 1.0, 0.0
+    determinant = a * sigma - b * alpha
+    numerators = c * sigma - d * alpha, a * d - b * c
+    if isinstance(determinant, Tensor):
+        keep, add = (value / determinant for value in numerators)
+        sound = bool((torch.isfinite(keep) & torch.isfinite(add)).all())
+    else:
+        sound = determinant != 0.0 and math.isfinite(determinant)
+        keep, add = (value / determinant for value in numerators) if sound else (math.nan, math.nan)
+        sound = sound and math.isfinite(keep) and math.isfinite(add)
+    if not sound:
+        why = (
+            "the grid was made without a schedule, which the velocity needs (Grid.of)"
+            if "velocity" in (source, target) and math.isnan(_number(point.d_alpha))
+            else "begin the grid a little later or end it a little earlier (Grid.of(schedule, "
+            "times)), or use a network that predicts another quantity"
+        )
+        raise ValueError(
+            f"t: {target} cannot be had from {source} at t = {point.t}, where alpha = {alpha} and "
+            f"sigma = {sigma}: {why}."
+        )
+    return (-sigma * keep if source == "score" else keep), add
