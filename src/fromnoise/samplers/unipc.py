@@ -13,8 +13,7 @@ from fromnoise.grids import Grid, Number, as_grid
 from fromnoise.samplers._loop import sampler, walk
 from fromnoise.samplers.exponential import (
     combine,
-    lagrange_weights,
-    moments,
+    polynomial_step,
     step_in_lambda,
     transfer,
     usable,
@@ -31,26 +30,18 @@ def _step_weights(
     The predictions are ordered (at q,) at p, before p, ...
     """
     p, q = grid[i], grid[i + 1]
-    keep, scale = transfer(p, q, kind)
+    slopes = usable(grid, i, values) - 1 + corrector
     h = step_in_lambda(p, q)
-    values = usable(grid, i, values)
-    if isinstance(h, float) and math.isinf(h):
-        return keep, ([0.0, scale] if corrector else [scale])
-    if values == 1 and not corrector:
-        return keep, [scale]
+    if variant == "exact" or slopes != 1 or (isinstance(h, float) and math.isinf(h)):
+        return polynomial_step(grid, i, values, kind, ahead=corrector)
+    # one slope only: the paper sets its weight to 1/2 instead of solving for it
+    keep, scale = transfer(p, q, kind)
     sign, outer = (-1.0, q.alpha) if kind == "data" else (1.0, -q.sigma)
-    if variant != "exact" and values + corrector == 2:
-        # one slope only: the paper sets its weight to 1/2 instead of solving for it
-        slope = 0.5 * outer * (h if variant == "bh1" else sign * _expm1(sign * h))
-        if corrector:
-            return keep, [slope, scale - slope]
-        slope = slope / -(step_in_lambda(p, grid[i - 1]) / h)
-        return keep, [scale + slope, -slope]
-    nodes: list[Number] = [step_in_lambda(p, grid[i - j]) / h for j in range(values)]
+    slope = 0.5 * outer * (h if variant == "bh1" else sign * _expm1(sign * h))
     if corrector:
-        nodes = [1.0, *nodes]
-    parts = lagrange_weights(nodes, moments(h, len(nodes) - 1, sign))
-    return keep, [outer * part for part in parts]
+        return keep, [slope, scale - slope]
+    slope = slope / -(step_in_lambda(p, grid[i - 1]) / h)
+    return keep, [scale + slope, -slope]
 
 
 def _expm1(h: Number) -> Number:
