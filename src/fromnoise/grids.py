@@ -10,6 +10,7 @@ compiles. Grids differ in where they put their points:
 - `karras`: equal steps of (sigma / alpha)^(1/rho), Karras et al. 2022.
 - `exponential`: equal steps of log(sigma / alpha), then zero: `uniform_log_snr` and one last step.
 - `of_steps`: a part of DDPM's integer steps, "leading", "linspace" or "trailing".
+- `uniform_straight`: equal steps of alpha / (alpha + sigma), the time of the straight path.
 - `shifted`: a uniform grid after the time shift of Esser et al. 2024.
 """
 
@@ -345,6 +346,36 @@ def karras(
         first, last = math.exp(-low / rho), math.exp(-high / rho)
         log_ratio = rho * torch.log(first + part * (last - first))
     return _at_ratios(schedule, log_ratio, start, end, final)
+
+
+def uniform_straight(
+    schedule: Schedule, steps: int, *, start: float = 0.0, end: float = 1.0, power: float = 1.0
+) -> Grid:
+    """Equal steps of s = alpha / (alpha + sigma), the time at which `CondOT` has the same noise.
+
+    On `CondOT` it is `uniform`. With power > 1 the steps shrink towards the data, as
+    1 - (1 - u)^power does for u in equal steps.
+
+    Args:
+        schedule: of the path.
+        steps: how many, at least 1.
+        start: the first time.
+        end: the last time.
+        power: positive.
+
+    Raises:
+        ValueError: steps < 1, power is not positive, or start is not below end.
+    """
+    _check_steps(steps)
+    if not power > 0.0:
+        raise ValueError(f"power must be positive, but it is {power}.")
+    first, last = (
+        p.alpha / (p.alpha + p.sigma) for p in (Grid.point(schedule, t) for t in (start, end))
+    )
+    part = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)[1:-1]
+    s = first + (last - first) * (1.0 - (1.0 - part) ** power)
+    inner = schedule.inverse_half_log_snr(torch.log(s) - torch.log1p(-s))
+    return Grid.of(schedule, [start, *inner.tolist(), end])
 
 
 def shifted(

@@ -1,6 +1,7 @@
 """Samplers of the literature, one short module each: they see a field or a score, and times."""
 
 from fromnoise.samplers._loop import NotFiniteError
+from fromnoise.samplers.adams import adams
 from fromnoise.samplers.ancestral import ancestral
 from fromnoise.samplers.annealed_langevin import annealed_langevin, level_ratio
 from fromnoise.samplers.ddim import ddim
@@ -16,6 +17,7 @@ from fromnoise.samplers.unipc import unipc
 
 __all__ = [
     "NotFiniteError",
+    "adams",
     "ancestral",
     "annealed_langevin",
     "ddim",
