@@ -114,7 +114,9 @@ class Grid:
         Raises:
             ValueError: the times are fewer than two, do not increase, or leave [0, 1].
         """
-        times = torch.as_tensor(times).detach().to("cpu", torch.float64)
+        if not isinstance(times, Tensor):
+            times = torch.tensor(times, dtype=torch.float64)
+        times = times.detach().to("cpu", torch.float64)
         if times.ndim != 1 or len(times) < 2:
             raise ValueError(
                 f"times has shape {tuple(times.shape)}: pass a 1-D tensor of at least two times, "
@@ -218,8 +220,7 @@ class Grid:
                 "times: this sampler evaluates the field between the points of the grid, and needs "
                 "a grid of one schedule for all samples: make it with Grid.of(schedule, times)."
             )
-        value = torch.tensor(half_log_snr, dtype=torch.float64)
-        return self.point(self.schedule, self.schedule.inverse_half_log_snr(value).item(), index)
+        return _point_at(self.schedule, half_log_snr, index)
 
     def reversed(self) -> Grid:
         """The same points from data to noise, for inversion."""
@@ -230,6 +231,13 @@ class Grid:
             ),
             self.schedule,
         )
+
+
+@torch.compiler.assume_constant_result
+def _point_at(schedule: Schedule, half_log_snr: float, index: int) -> Point:
+    # a number: under torch.compile it is worked out once, not traced
+    value = torch.tensor(half_log_snr, dtype=torch.float64)
+    return Grid.point(schedule, schedule.inverse_half_log_snr(value).item(), index)
 
 
 def as_grid(times: Grid | Tensor | Sequence[float], schedule: Schedule) -> Grid:
@@ -433,7 +441,7 @@ def of_steps(schedule: DiscreteVP, steps: int, spacing: Spacing = "trailing") ->
     if spacing == "leading":
         n = 1 + k.flip(0) * (total // steps)
     elif spacing == "linspace":
-        n = torch.linspace(total, 1, steps, dtype=torch.float64).round()
+        n = 1 + torch.linspace(total - 1, 0, steps, dtype=torch.float64).round()
     elif spacing == "trailing":
         n = (total - k * (total / steps)).round()
     else:

@@ -15,6 +15,7 @@ from fromnoise.samplers.exponential import (
     combine,
     moments,
     multistep,
+    need_signal,
     polynomial_weights,
     step_in_lambda,
     transfer,
@@ -122,6 +123,7 @@ def dpm_solver(
     """
     _check(order, "exact")
     grid = as_grid(times, field.schedule)
+    need_signal(grid)
     inner = {1: (), 2: (0.5,), 3: (1.0 / 3.0, 2.0 / 3.0)}[order]
     between = [
         [] if q.sigma == 0.0 else [grid.between(i, share) for share in inner]

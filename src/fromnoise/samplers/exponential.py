@@ -80,6 +80,21 @@ def lagrange_weights(nodes: Sequence[Number], integrals: Sequence[Number]) -> li
     return weights
 
 
+def need_signal(grid: Grid) -> None:
+    """Raise where a sampler that divides by alpha begins at a point without signal.
+
+    Raises:
+        ValueError: alpha = 0 at the first point.
+    """
+    alpha = grid[0].alpha
+    if bool((alpha == 0.0).any()) if isinstance(alpha, Tensor) else alpha == 0.0:
+        raise ValueError(
+            f"times: at t = {grid[0].t} there is no signal (alpha = 0), and this sampler divides "
+            "by alpha: begin a little later, or use one that integrates the data (ddim, dpmpp, "
+            "adams)."
+        )
+
+
 def step_in_lambda(p: Point, q: Point) -> Number:
     """h = lambda_q - lambda_p; inf if p has no signal or q no noise."""
     return q.half_log_snr - p.half_log_snr
@@ -207,12 +222,8 @@ def multistep(
     Raises:
         ValueError: the noise is to be predicted from a point without signal.
     """
-    if kind == "noise" and not isinstance(grid[0].alpha, Tensor) and grid[0].alpha == 0.0:
-        raise ValueError(
-            f"times: at t = {grid[0].t} there is no signal (alpha = 0), and a method that "
-            "integrates the noise divides by alpha: begin a little later, or use one that "
-            "integrates the data (dpmpp, ddim)."
-        )
+    if kind == "noise":
+        need_signal(grid)
     if start not in ("corrected", "low"):
         raise ValueError(f"start must be 'corrected' or 'low', but it is {start!r}.")
     n = grid.steps

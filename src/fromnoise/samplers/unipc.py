@@ -13,6 +13,7 @@ from fromnoise.grids import Grid, Number, as_grid
 from fromnoise.samplers._loop import sampler, walk
 from fromnoise.samplers.exponential import (
     combine,
+    need_signal,
     polynomial_step,
     step_in_lambda,
     transfer,
@@ -94,11 +95,8 @@ def unipc(
     if variant not in ("bh1", "bh2", "exact"):
         raise ValueError(f"variant must be 'bh1', 'bh2' or 'exact', but it is {variant!r}.")
     grid = as_grid(times, field.schedule)
-    if kind == "noise" and not isinstance(grid[0].alpha, Tensor) and grid[0].alpha == 0.0:
-        raise ValueError(
-            f"times: at t = {grid[0].t} there is no signal (alpha = 0), which kind='noise' divides "
-            "by: begin a little later, or take kind='data'."
-        )
+    if kind == "noise":
+        need_signal(grid)
     past: list[Tensor] = []  # predictions, the newest first
     before: list[Tensor] = []  # the state that the last predictor began with
     used: list[int] = []  # how many predictions it used
