@@ -6,7 +6,8 @@ All follow the probability-flow ODE of one field along the scaled-linear betas o
 from the same states at the noisiest step to clean data, in their own coordinates and on the grids
 that they offer. The field answers, as a network does, for the time it is asked at. The error is the
 distance to a solution with 10,000 evaluations (root mean square over the batch, and median); the
-budget is the number of evaluations. Writes ``results/precision-NAME.json``.
+budget is the number of evaluations. Writes ``results/precision-NAME.json``, and the best of each
+library as the book's record ``precision``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 import common
 import torch
 
-from fromnoise import checkpoints, grids, samplers
+from fromnoise import checkpoints, grids, records, samplers
 from fromnoise.discrete_schedules import DiscreteVP, scaled_linear_betas
 from fromnoise.distributions import GaussianMixture, laboratory
 from fromnoise.fields import ExactField, Field, TransformedField
@@ -453,12 +454,44 @@ def measure(problem: Problem, budgets=BUDGETS) -> dict:
     return found
 
 
-def best(rows: dict, measure_of: str) -> dict[str, tuple[float, str]]:
+def best(rows: dict, measure_of: str) -> dict[str, list]:
     """At each budget the smallest error and who has it."""
     return {
-        n: min((r[n][measure_of], name) for name, r in rows.items() if r[n] is not None)
+        n: list(min((r[n][measure_of], name) for name, r in rows.items() if r[n] is not None))
         for n in map(str, BUDGETS)
     }
+
+
+TEXTS = {
+    "plane": "the laboratory in the plane, exact field, 512 starts",
+    "space": "ten Gaussians in 64 dimensions, exact field, 128 starts",
+    "digits": "the digit model digits-velocity, 16 starts",
+}
+
+
+def summarize() -> None:
+    """Write the record from all results that there are."""
+    record: dict = {
+        "command": "python benchmarks/precision.py",
+        "budgets": list(BUDGETS),
+        "libraries": list(LIBRARIES),
+        "reference_evaluations": REFERENCE,
+        "problems": {},
+        "best": {},
+    }
+    for name, text in TEXTS.items():
+        if not (common.RESULTS / f"precision-{name}.json").is_file():
+            continue
+        result = common.load(f"precision-{name}")
+        record["problems"][name] = text
+        record["versions"] = result["machine"]["versions"]
+        record["best"][name] = {
+            measure_of: {
+                library: best(rows, measure_of) for library, rows in result["errors"].items()
+            }
+            for measure_of in ("rms", "median")
+        }
+    print(records.write("precision", records.rounded(record)))
 
 
 def main() -> None:
@@ -473,6 +506,7 @@ def main() -> None:
                 print(measure_of, library, best(rows, measure_of))
         content = {"errors": found, "seconds": round(time.monotonic() - began)}
         common.save(f"precision-{name}", content)
+    summarize()
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def dpmpp(
 
     Lu et al. 2022b. The step integrates a polynomial in lambda through the last data predictions
     (`prp-exponential-multistep`); a step to sigma = 0 returns the last of them, or with
-    `extrapolate` continues them (`prp-last-step`). One evaluation a step.
+    `extrapolate` continues them (`prp-final-step`). One evaluation a step.
 
     Args:
         field: of the path.

@@ -177,7 +177,7 @@ def noise_free(grid: Grid) -> bool:
 
 
 def extrapolated(grid: Grid, last: Tensor, before: Tensor) -> Tensor:
-    """D at sigma = 0 from its last two values: linear in (sigma / alpha)^2 (`prp-last-step`)."""
+    """D at sigma = 0 from its last two values: linear in (sigma / alpha)^2 (`prp-final-step`)."""
     n = grid.steps
     a, b = grid[n - 1].ratio ** 2, grid[n - 2].ratio ** 2
     return torch.add(last, last - before, alpha=a / (b - a))

@@ -37,8 +37,8 @@ def ipndm(
     """Improved PNDM: Adams-Bashforth of rising order from the first step on, no warm-up.
 
     Zhang and Chen 2023 use it as a baseline of that name. The weights are those of equal steps,
-    whatever the grid: on a grid that is not equal in sigma / alpha the order is 1
-    (`prp-pndm-order`), though the constant is often small.
+    whatever the grid: on a smooth grid that is not equal in sigma / alpha the order is 2
+    (`prp-pndm-order`).
 
     Args:
         field: of the path.
