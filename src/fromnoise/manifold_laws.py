@@ -167,37 +167,58 @@ class TorusPath:
 
     law: WrappedMixture
 
-    def _parts(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
-        """For each component, angle and coordinate: mass, and moment of U, of the window."""
+    def _parts(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """For each component and angle: log of its density at x, and the mean of U given both.
+
+        ``(batch, k, d)`` each. Logarithms, since a density in the tail is too small for a number
+        long before the mean of U, a quotient of two such, means nothing.
+        """
         if not 0.0 <= t < 1.0:
-            raise ValueError(f"t must lie in [0, 1), but it is {t}.")
+            raise ValueError(
+                f"t must lie in [0, 1), but it is {t}: at t = 1 use the density of the law itself."
+            )
         left = 1.0 - t
-        law = self.law
-        k = torch.arange(-4, 5, dtype=x.dtype, device=x.device)
-        # X_1 + left U = x + 2 pi k with X_1 normal before it is wrapped
-        place = law.manifold.project(x[:, None] - law.means.to(x))[..., None] + TWO_PI * k
-        std = law.stds.to(x)[..., None]
-        high, low = (place + left * math.pi) / std, (place - left * math.pi) / std
-        # both in the left tail, where the difference of the distribution function keeps its digits
-        sign = torch.where(place > 0, -1.0, 1.0)
-        ends = torch.special.ndtr(sign * high), torch.special.ndtr(sign * low)
-        mass = sign * (ends[0] - ends[1])
-        # X_1 - place between -left pi and left pi; U = -(X_1 - place) / left
-        bell = (torch.exp(-0.5 * low**2) - torch.exp(-0.5 * high**2)) / math.sqrt(TWO_PI)
-        moment = (place * mass - std * bell) / left
-        width = TWO_PI * left
-        return mass.sum(-1) / width, moment.sum(-1) / width, law.weights.to(x)
+        means, std = self.law.means.to(x), self.law.stds.to(x)[..., None]
+        # windings up to nine standard deviations beyond the window, which is a turn wide at most
+        turns = math.ceil(9.0 * self.law.stds.max().item() / TWO_PI) + 1
+        k = torch.arange(-turns, turns + 1, dtype=x.dtype, device=x.device)
+        # X_1 + left U = x + 2 pi k with X_1 normal before it is wrapped. By symmetry place >= 0
+        place = self.law.manifold.project(x[:, None] - means)[..., None] + TWO_PI * k
+        side = torch.where(place < 0, -1.0, 1.0).to(x)
+        place = place * side
+        near, far = (place - left * math.pi) / std, (place + left * math.pi) / std
+        # log of P(near < N < far) = P(N > near) - P(N > far); log_ndtr is exact in the tail
+        tail = torch.special.log_ndtr(-near)
+        beyond = torch.special.log_ndtr(-far) - tail
+        mass = tail + torch.log(-torch.expm1(beyond))
+        # E[N | near < N < far] is the difference of the bells over the mass. A bell over the tail
+        # beyond it by erfcx, in which the two exponentials cancel before they underflow
+        bell = math.sqrt(2.0 / math.pi) / torch.special.erfcx(near / math.sqrt(2.0))
+        mean = bell * torch.expm1(0.5 * (near.square() - far.square())) / torch.expm1(beyond)
+        mean_u = side * (place - std * mean) / left  # of U = (place - X_1) / left
+        log_density = torch.logsumexp(mass, -1)
+        share = torch.exp(mass - log_density[..., None])
+        return log_density - math.log(TWO_PI * left), (share * mean_u).sum(-1)
+
+    def _log_joint(self, log_density: Tensor) -> Tensor:
+        """log of weight times density of each component, ``(batch, k)``."""
+        weights = self.law.weights.to(log_density)
+        return log_density.sum(-1) + torch.log(weights / weights.sum())
 
     def log_prob(self, x: Tensor, t: float) -> Tensor:
-        """log p_t(x), ``(batch, d)`` to ``(batch,)``."""
-        mass, _, weights = self._parts(x, t)
-        return torch.log((mass.prod(-1) * weights).sum(-1) / weights.sum())
+        """log p_t(x), ``(batch, d)`` to ``(batch,)``.
+
+        Raises:
+            ValueError: t lies outside [0, 1).
+        """
+        return torch.logsumexp(self._log_joint(self._parts(x, t)[0]), -1)
 
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """u_t(x) = -E[U | X_t = x], ``(batch, d)``."""
-        mass, moment, weights = self._parts(x, float(t))
-        joint = (mass.prod(-1) * weights).sum(-1, keepdim=True)
-        columns = range(mass.shape[-1])
-        others = [mass[..., [j for j in columns if j != i]].prod(-1) for i in columns]
-        # E[U_i; X_t in dx]: the moment in one coordinate, the mass in the others
-        return -(torch.stack(others, -1) * moment * weights[:, None]).sum(1) / joint
+        """u_t(x) = -E[U | X_t = x], ``(batch, d)``.
+
+        Raises:
+            ValueError: t lies outside [0, 1).
+        """
+        log_density, mean_u = self._parts(x, float(t))
+        posterior = torch.softmax(self._log_joint(log_density), -1)
+        return -(posterior[..., None] * mean_u).sum(1)
