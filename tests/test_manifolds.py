@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fromnoise.manifold_laws import (
+    CirclePoints,
     TorusPath,
     VonMisesFisherMixture,
     WrappedMixture,
@@ -412,3 +413,65 @@ def test_tangent_network_and_refusal_of_data_off_the_sphere():
     far = RiemannianFlowMatching(sphere, lambda data, generator: (3 * data, data))
     with pytest.raises(ValueError, match="source lies"):
         far.loss(net, x, seeded())
+
+
+def circle_points():
+    return CirclePoints(
+        torch.tensor([-2.4, -0.4, 1.5, 2.9], dtype=F64),
+        torch.tensor([2.0, 5.0, 3.0, 1.0], dtype=F64),
+    )
+
+
+def test_broken_lines_reach_each_datum_with_its_weight():
+    """The set of starts that reach a datum is an interval: its share to one cell of the grid."""
+    path, n = circle_points(), 20_000
+    start = (torch.arange(n, dtype=F64) + 0.5) / n * 2 * math.pi - math.pi
+    times, places, index = path.trajectory(start)
+    shares = torch.bincount(index, minlength=4) / n
+    assert (shares - path.weights / path.weights.sum()).abs().max() < 2 / n
+    assert bool((times.diff(dim=0) >= 0).all()) and bool((times[-1] == 1).all())
+    assert FlatTorus(1).log(places[-1], path.data[index]).abs().max() < 1e-14
+
+
+def test_broken_lines_are_the_flow_of_the_velocity():
+    """Euler's steps of 1/4000: off by one step at each of three corners, at a speed below pi."""
+    path, n = circle_points(), 4000
+    start = torch.linspace(-3.1, 3.1, 200, dtype=F64)
+    _, places, _ = path.trajectory(start)
+    x = start[:, None]
+    for k in range(n - 1):
+        t = torch.tensor(k / n, dtype=F64)
+        x = FlatTorus(1).exp(x, path.velocity(x, t) / n)
+    gap = FlatTorus(1).log(x[:, 0], places[-1]).abs()
+    # a start whose corners nearly coincide may drop the other datum first
+    assert (gap > 3 * 2 * math.pi / n + math.pi / n).sum() <= 2
+
+
+def test_circle_points_velocity_is_the_posterior_mean():
+    """The mean of the conditional velocities of 400,000 geodesics, in cells away from the edges."""
+    path, circle, n, t = circle_points(), FlatTorus(1), 400_000, 0.45
+    row = torch.multinomial(path.weights, n, replacement=True, generator=seeded(18))
+    sample = geodesic_sample(circle, circle.uniform(n, seeded(19), F64), path.data[row][:, None], t)
+    width = 2 * math.pi / 100
+    cell = ((sample.x[:, 0] + math.pi) / width).long()
+    centre = (torch.arange(100, dtype=F64) + 0.5)[:, None] * width - math.pi
+    edges = (circle.log(centre, path.data).abs() - (1 - t) * math.pi).abs()
+    inner = edges.min(-1).values > width
+    count = torch.bincount(cell, minlength=100)
+    mean = torch.zeros(100, dtype=F64).index_add_(0, cell, sample.velocity[:, 0]) / count
+    exact = path.velocity(centre, t)[:, 0]
+    # 5 standard errors of a velocity in [-pi, pi]
+    assert ((mean - exact).abs() < 5 * math.pi / count.sqrt())[inner].all()
+
+
+def test_bad_circle_points():
+    with pytest.raises(ValueError, match="both must be"):
+        CirclePoints(torch.zeros(2), torch.ones(3))
+    with pytest.raises(ValueError, match="data lies"):
+        CirclePoints(torch.tensor([0.0, 4.0]), torch.ones(2))
+    with pytest.raises(ValueError, match="different"):
+        CirclePoints(torch.tensor([0.5, 0.5]), torch.ones(2))
+    with pytest.raises(ValueError, match="positive"):
+        CirclePoints(torch.tensor([0.5, 1.5]), torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match="t = 1 use"):
+        TorusPath(torus_law()).log_prob(torch.zeros(1, 2, dtype=F64), 1.0)

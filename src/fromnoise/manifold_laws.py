@@ -222,3 +222,85 @@ class TorusPath:
         log_density, mean_u = self._parts(x, float(t))
         posterior = torch.softmax(self._log_joint(log_density), -1)
         return -(posterior[..., None] * mean_u).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class CirclePoints:
+    """The path from the uniform law on the circle to finitely many angles, exactly.
+
+    At time t a datum is possible at x if it is closer than (1 - t) pi, and the possible ones keep
+    their weights: there is no density that fades. So the velocity jumps where a datum drops out,
+    and trajectories are broken lines (`prp-cut-locus`).
+
+    Attributes:
+        data: ``(k,)``, different angles in [-pi, pi).
+        weights: ``(k,)``, positive; they are normalized.
+
+    Raises:
+        ValueError: the shapes differ, a weight is not positive, or data are no such angles.
+    """
+
+    data: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        """Check angles and weights."""
+        if self.data.ndim != 1 or self.data.shape != self.weights.shape:
+            raise ValueError(
+                f"data has shape {tuple(self.data.shape)} and weights "
+                f"{tuple(self.weights.shape)}: both must be (k,)."
+            )
+        FlatTorus(1).check(self.data[:, None], "data")
+        if len(self.data.unique()) < len(self.data):
+            raise ValueError(
+                "data must be different: give a repeated angle the sum of its weights."
+            )
+        if not bool((self.weights > 0).all()):
+            raise ValueError("weights must be positive: leave out angles that have none.")
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """u_t(x), ``(n, 1)`` as a tangent vector; 0 where the path has no mass; t in [0, 1)."""
+        gap = FlatTorus(1).log(x, self.data)  # (n, k)
+        possible = (gap.abs() < (1.0 - t) * math.pi) * self.weights
+        total = possible.sum(-1, keepdim=True)
+        mean = (possible * gap).sum(-1, keepdim=True) / torch.where(total > 0, total, 1.0)
+        return mean / (1.0 - t)
+
+    def trajectory(self, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The flow's broken lines from ``start``, ``(n,)``, without any time step.
+
+        Between two losses a point runs straight towards the mean of the data that are possible,
+        each unrolled to the side on which it lies from the start.
+
+        Returns:
+            times: ``(k + 1, n)``, 0, when each datum but one is lost, and 1.
+            places: ``(k + 1, n)``, unrolled angles at these times: start, corners, end.
+            index: ``(n,)``, which datum is reached.
+        """
+        side = start[:, None] + FlatTorus(1).log(start[:, None, None], self.data[:, None])[..., 0]
+        possible = torch.ones_like(side, dtype=torch.bool)
+        weights = self.weights / self.weights.sum()
+        x, t = start, torch.zeros_like(start)
+        times, places = [t], [x]
+        for _ in range(len(self.data) - 1):
+            w = possible * weights
+            mean = (w * side).sum(-1) / w.sum(-1)
+            # x - mean shrinks like 1 - t, so the distance to datum i equals (1 - t) pi when
+            # 1 - t = |side_i - mean| / (pi +- slope); the sign is that of side_i - mean
+            slope = (x - mean) / (1.0 - t)
+            off = side - mean[:, None]
+            left = off.abs() / (math.pi + torch.sign(off) * slope[:, None])
+            left = torch.where(possible, left, -torch.ones_like(left))
+            lost = left.argmax(-1, keepdim=True)
+            left = left.gather(-1, lost)[:, 0]
+            possible = possible.scatter(-1, lost, False)
+            x, t = mean + slope * left, 1.0 - left
+            times.append(t)
+            places.append(x)
+        index = possible.long().argmax(-1)
+        end = side.gather(-1, index[:, None])[:, 0]
+        return (
+            torch.stack([*times, torch.ones_like(start)]),
+            torch.stack([*places, end]),
+            index,
+        )
