@@ -129,18 +129,12 @@ def test_averaged_jumps_have_the_marginal_laws_and_the_mean_number():
 def test_averaged_rate_is_at_least_the_frugal_one():
     """Both move the same mass; the average also moves mass that comes back (`prp-jump-path`)."""
     path = points()
-
-    def density(x, t):
-        z = (x[:, None] - t * path.data) / (1 - t)
-        bell = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi) / (1 - t)
-        return bell @ path.weights / path.weights.sum()
-
-    line = LinePath(density, torch.linspace(-4, 4, 801, dtype=F64))
+    line = LinePath(path.density, torch.linspace(-4, 4, 801, dtype=F64))
     for t in (0.0, 0.4, 0.8):
         averaged = path.jump_rate(line.grid, t)
         frugal = line.jump_rate(line.grid, t)
         assert bool((averaged > frugal - 1e-9).all())
-        assert ((averaged - frugal) * density(line.grid, t)).sum() * 0.01 > 0.05
+        assert ((averaged - frugal) * path.density(line.grid, t)).sum() * 0.01 > 0.05
 
 
 def test_velocity_of_points_is_the_derivative_of_the_distribution():
@@ -149,6 +143,7 @@ def test_velocity_of_points_is_the_derivative_of_the_distribution():
     for t in (0.2, 0.6):
         change = (path.cdf(x, t + step) - path.cdf(x, t - step)) / (2 * step)
         density = (path.cdf(x + step, t) - path.cdf(x - step, t)) / (2 * step)
+        assert (density - path.density(x, t)).abs().max() < 1e-7
         assert (change + density * path.velocity(x, t)).abs().max() < 1e-7
 
 

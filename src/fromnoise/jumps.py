@@ -161,6 +161,12 @@ class PointsPath:
         z = (x[:, None] - t * self.data) / (1.0 - t)
         return torch.softmax(self.weights.log() - 0.5 * z.square(), -1)
 
+    def density(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """p_t(x), ``(n,)``."""
+        z = (x[:, None] - t * self.data) / (1.0 - t)
+        bells = torch.exp(-0.5 * z.square()) / (math.sqrt(2.0 * math.pi) * (1.0 - t))
+        return bells @ self.weights / self.weights.sum()
+
     def cdf(self, x: Tensor, t: float | Tensor) -> Tensor:
         """P(X_t <= x), ``(n,)``."""
         below = torch.special.ndtr((x[:, None] - t * self.data) / (1.0 - t))
