@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fromnoise.manifold_laws import (
+    CirclePoints,
     TorusPath,
     VonMisesFisherMixture,
     WrappedMixture,
@@ -81,6 +82,61 @@ def test_log_at_the_point_and_at_the_antipode():
     assert (v.norm(dim=-1) - math.pi).abs().max() < 1e-12
     assert (v * x).sum(-1).abs().max() < 1e-14
     assert (sphere.exp(x, v) + x).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6, 1e-7, 1e-15])
+def test_log_is_tangent_and_bisects_near_the_antipode(dtype, gap):
+    """The midpoint of a geodesic of length pi - gap is (pi - gap) / 2 from both ends.
+
+    Only the direction is uncertain there (by eps / gap, for it is the data's own uncertainty): the
+    length, the tangency and the end are known to a few units in the last place.
+    """
+    sphere, eps = Sphere(2), torch.finfo(dtype).eps
+    x = sphere.uniform(2000, seeded(12), dtype)
+    raw = torch.randn(x.shape, generator=seeded(13), dtype=dtype)
+    y = sphere.exp(x, (math.pi - gap) * sphere.project(sphere.tangent(x, raw)))
+    v, middle = sphere.log(x, y), sphere.geodesic(x, y, 0.5)
+    assert ((x * v).sum(-1)).abs().max() < 8 * eps
+    assert (v.norm(dim=-1) - (math.pi - gap)).abs().max() < 16 * eps
+    assert ((x * middle).sum(-1) - math.sin(gap / 2)).abs().max() < 8 * eps
+    assert (sphere.exp(x, v) - y).abs().max() < 16 * eps
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-3, 1.0])
+def test_log_has_a_gradient_also_at_the_point(gap):
+    """|log_x(y)|^2 / 2 has the gradient -log_y(x) in y: at y = x it is 0, and log the identity."""
+    sphere = Sphere(2)
+    x = sphere.uniform(20, seeded(14), F64)
+    a = sphere.tangent(x, torch.randn(x.shape, generator=seeded(15), dtype=F64))
+    y = sphere.exp(x, gap * sphere.project(a)).requires_grad_(True)
+    (slope,) = torch.autograd.grad(0.5 * sphere.log(x, y).square().sum(), y)
+    y = y.detach()
+    assert (sphere.tangent(y, slope) + sphere.log(y, x)).abs().max() < 1e-13
+    y.requires_grad_(True)
+    (slope,) = torch.autograd.grad((a * sphere.log(x, y)).sum(), y)
+    if gap == 0.0:
+        assert (slope - a).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_angles_next_to_the_cut_stay_in_their_interval(dtype):
+    """The neighbours of -pi, 0, pi and 3 pi: into [-pi, pi), no farther than rounding, accepted."""
+    torus, eps = FlatTorus(1), torch.finfo(dtype).eps
+    angles = []
+    for centre in (-math.pi, 0.0, math.pi, 3 * math.pi):
+        for direction in (-math.inf, math.inf):
+            x = torch.tensor(centre, dtype=dtype)
+            for _ in range(6):
+                angles.append(x)
+                x = torch.nextafter(x, torch.tensor(direction, dtype=dtype))
+    x = torch.stack(angles)[:, None]
+    y = torus.project(x)
+    assert bool((y >= -math.pi - 4 * eps).all() & (y < math.pi).all())
+    assert (x.cos() - y.cos()).abs().max() < 16 * eps
+    assert (x.sin() - y.sin()).abs().max() < 16 * eps
+    torus.check(y)
+    torus.check(torch.tensor([[math.pi], [-math.pi]], dtype=dtype))
 
 
 def test_torus_log_takes_the_short_way():
@@ -206,6 +262,56 @@ def test_torus_path_is_a_density_that_the_velocity_transports(t):
     assert residual.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("std", [0.05, 0.5, 2.5, 4.0, 10.0])
+def test_torus_path_is_normalized_for_narrow_and_wide_laws(std):
+    """The law of width std blurred by a window: the trapezoidal rule, exact where it is smooth."""
+    law = WrappedMixture(torch.ones(1), torch.tensor([[0.4]]), torch.tensor([[std]]))
+    grid = torch.linspace(-math.pi, math.pi, 4097, dtype=F64)[:-1, None]
+    cell = 2 * math.pi / 4096
+    for t in (0.0, 0.3, 0.8, 0.99):
+        p = TorusPath(law).log_prob(grid, t).exp()
+        assert p.sum().item() * cell == pytest.approx(1.0, abs=1e-12)
+
+
+def test_torus_path_ends_in_the_law():
+    """At t = 1 - 1e-4 the window has the variance (1e-4 pi)^2 / 3: a second-order change."""
+    law, grid = torus_law(), square(64)[0]
+    exact = law.log_prob(grid)
+    typical = exact > -20
+    assert (TorusPath(law).log_prob(grid, 1 - 1e-4) - exact)[typical].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_torus_path_in_the_far_tail(dtype):
+    """47 standard deviations out: N > z has mean z + 1/z - ..., so U is near the window's end."""
+    law = WrappedMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([[0.05]], dtype=F64))
+    t, x = 0.8, torch.tensor([[3.0], [-3.0]], dtype=dtype)
+    near = (3.0 - 0.2 * math.pi) / 0.05
+    # Mills: the next term is 74 z^-7, 1e-10; the other end of the window is nothing
+    excess = 0.05 * (1 / near - 2 / near**3 + 10 / near**5)
+    exact = (math.pi * 0.2 - excess) / 0.2
+    found = TorusPath(law).velocity(x, t)[:, 0]
+    # place / std = 60 is known to 60 eps; 1e-10 for the term left out
+    tolerance = 60 * torch.finfo(dtype).eps + 1e-10
+    assert (found - torch.tensor([-exact, exact], dtype=dtype)).abs().max() < tolerance
+    log_tail = -0.5 * near**2 - math.log(near * math.sqrt(2 * math.pi)) - 1 / near**2
+    log_exact = log_tail - math.log(2 * math.pi * 0.2)
+    assert TorusPath(law).log_prob(x, t)[0].item() == pytest.approx(log_exact, rel=1e-5)
+
+
+def test_samples_of_the_geodesic_path_have_the_density_of_the_torus_path():
+    """Fourier coefficients of 200,000 points against those of the density, 5 standard errors."""
+    torus, law, n = FlatTorus(2), torus_law(), 200_000
+    x = geodesic_sample(torus, torus.uniform(n, seeded(16), F64), law.sample(n, seeded(17)), 0.4).x
+    grid, cell = square()
+    p = TorusPath(law).log_prob(grid, 0.4).exp() * cell
+    for wave in ((1, 0), (0, 1), (1, 1), (2, -1), (-1, 3), (4, 2)):
+        k = torch.tensor(wave, dtype=F64)
+        for part in (torch.cos, torch.sin):
+            exact = (p * part(grid @ k)).sum()
+            assert abs(part(x @ k).mean() - exact) < 5 * math.sqrt(0.5 / n) * 1.5
+
+
 def test_sphere_path_density_is_that_of_the_geodesics():
     """Shares of rings around the datum: a multinomial, 5 standard errors."""
     sphere, n = Sphere(2), 100_000
@@ -304,3 +410,68 @@ def test_tangent_network_and_refusal_of_data_off_the_sphere():
     assert (net(x, torch.tensor(0.3)) * x).sum(-1).abs().max() < 1e-6
     with pytest.raises(ValueError, match="data lies"):
         RiemannianFlowMatching(sphere).loss(net, 3 * x, seeded())
+    far = RiemannianFlowMatching(sphere, lambda data, generator: (3 * data, data))
+    with pytest.raises(ValueError, match="source lies"):
+        far.loss(net, x, seeded())
+
+
+def circle_points():
+    return CirclePoints(
+        torch.tensor([-2.4, -0.4, 1.5, 2.9], dtype=F64),
+        torch.tensor([2.0, 5.0, 3.0, 1.0], dtype=F64),
+    )
+
+
+def test_broken_lines_reach_each_datum_with_its_weight():
+    """The set of starts that reach a datum is an interval: its share to one cell of the grid."""
+    path, n = circle_points(), 20_000
+    start = (torch.arange(n, dtype=F64) + 0.5) / n * 2 * math.pi - math.pi
+    times, places, index = path.trajectory(start)
+    shares = torch.bincount(index, minlength=4) / n
+    assert (shares - path.weights / path.weights.sum()).abs().max() < 2 / n
+    assert bool((times.diff(dim=0) >= 0).all()) and bool((times[-1] == 1).all())
+    assert FlatTorus(1).log(places[-1], path.data[index]).abs().max() < 1e-14
+
+
+def test_broken_lines_are_the_flow_of_the_velocity():
+    """Euler's steps of 1/4000: off by one step at each of three corners, at a speed below pi."""
+    path, n = circle_points(), 4000
+    start = torch.linspace(-3.1, 3.1, 200, dtype=F64)
+    _, places, _ = path.trajectory(start)
+    x = start[:, None]
+    for k in range(n - 1):
+        t = torch.tensor(k / n, dtype=F64)
+        x = FlatTorus(1).exp(x, path.velocity(x, t) / n)
+    gap = FlatTorus(1).log(x[:, 0], places[-1]).abs()
+    # a start whose corners nearly coincide may drop the other datum first
+    assert (gap > 3 * 2 * math.pi / n + math.pi / n).sum() <= 2
+
+
+def test_circle_points_velocity_is_the_posterior_mean():
+    """The mean of the conditional velocities of 400,000 geodesics, in cells away from the edges."""
+    path, circle, n, t = circle_points(), FlatTorus(1), 400_000, 0.45
+    row = torch.multinomial(path.weights, n, replacement=True, generator=seeded(18))
+    sample = geodesic_sample(circle, circle.uniform(n, seeded(19), F64), path.data[row][:, None], t)
+    width = 2 * math.pi / 100
+    cell = ((sample.x[:, 0] + math.pi) / width).long()
+    centre = (torch.arange(100, dtype=F64) + 0.5)[:, None] * width - math.pi
+    edges = (circle.log(centre, path.data).abs() - (1 - t) * math.pi).abs()
+    inner = edges.min(-1).values > width
+    count = torch.bincount(cell, minlength=100)
+    mean = torch.zeros(100, dtype=F64).index_add_(0, cell, sample.velocity[:, 0]) / count
+    exact = path.velocity(centre, t)[:, 0]
+    # 5 standard errors of a velocity in [-pi, pi]
+    assert ((mean - exact).abs() < 5 * math.pi / count.sqrt())[inner].all()
+
+
+def test_bad_circle_points():
+    with pytest.raises(ValueError, match="both must be"):
+        CirclePoints(torch.zeros(2), torch.ones(3))
+    with pytest.raises(ValueError, match="data lies"):
+        CirclePoints(torch.tensor([0.0, 4.0]), torch.ones(2))
+    with pytest.raises(ValueError, match="different"):
+        CirclePoints(torch.tensor([0.5, 0.5]), torch.ones(2))
+    with pytest.raises(ValueError, match="positive"):
+        CirclePoints(torch.tensor([0.5, 1.5]), torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match="t = 1 use"):
+        TorusPath(torus_law()).log_prob(torch.zeros(1, 2, dtype=F64), 1.0)

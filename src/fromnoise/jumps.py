@@ -2,11 +2,14 @@
 
 A generator needs no velocity: a process may also stand still and jump. For a path of densities p_t
 the jumps that change nothing but what must change have the rate (d/dt p_t)_- / p_t and land with
-the density (d/dt p_t)_+, normalized (`prp-jump-path`).
+the density (d/dt p_t)_+, normalized (`prp-jump-path`). `LinePath` has them for any path known on a
+grid. `PointsPath` has them in closed form for the conditional laws of the straight path, and
+averages them with the posterior (`thm-generator-marginalization`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -119,6 +122,145 @@ def simulate(
             fresh = path.landings(len(x), t + 0.5 * h, generator).to(x)
             y = torch.where(jumps, fresh, y)
         x = y
+        if trajectory:
+            states.append(x)
+    return torch.stack(states) if trajectory else x
+
+
+@dataclass(frozen=True, eq=False)
+class PointsPath:
+    """The straight path from N(0, 1) to finitely many points of the line, and its generators.
+
+    Given X_1 the law of X_t is N(t X_1, (1 - t)^2). With z = (x - t X_1) / (1 - t) its frugal jumps
+    leave at the rate (z^2 - X_1 z - 1)_+ / (1 - t) and land with a density in proportion to
+    (1 + X_1 z - z^2)_+ exp(-z^2 / 2) (`prp-gaussian-jump`; Holderrieth et al. 2025).
+
+    Attributes:
+        data: ``(k,)``, the points.
+        weights: ``(k,)``, positive; they are normalized.
+
+    Raises:
+        ValueError: the shapes differ, or a weight is not positive.
+    """
+
+    data: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        """Check points and weights."""
+        if self.data.ndim != 1 or self.data.shape != self.weights.shape:
+            raise ValueError(
+                f"data has shape {tuple(self.data.shape)} and weights "
+                f"{tuple(self.weights.shape)}: both must be (k,)."
+            )
+        if not bool((self.weights > 0).all()):
+            raise ValueError("weights must be positive: leave out points that have none.")
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """P(X_1 = data_i | X_t = x), ``(n,)`` to ``(n, k)``; t in [0, 1)."""
+        z = (x[:, None] - t * self.data) / (1.0 - t)
+        return torch.softmax(self.weights.log() - 0.5 * z.square(), -1)
+
+    def density(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """p_t(x), ``(n,)``."""
+        z = (x[:, None] - t * self.data) / (1.0 - t)
+        bells = torch.exp(-0.5 * z.square()) / (math.sqrt(2.0 * math.pi) * (1.0 - t))
+        return bells @ self.weights / self.weights.sum()
+
+    def cdf(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """P(X_t <= x), ``(n,)``."""
+        below = torch.special.ndtr((x[:, None] - t * self.data) / (1.0 - t))
+        return below @ self.weights / self.weights.sum()
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """u_t(x) = E[(X_1 - x) / (1 - t) | X_t = x], ``(n,)``."""
+        return (self.posterior(x, t) @ self.data - x) / (1.0 - t)
+
+    def conditional_rate(self, x: Tensor, data: Tensor, t: float | Tensor) -> Tensor:
+        """lambda_t(x | X_1 = data), ``(n,)`` each (`prp-gaussian-jump`)."""
+        z = (x - t * data) / (1.0 - t)
+        return (z.square() - data * z - 1.0).clamp(min=0.0) / (1.0 - t)
+
+    def jump_rate(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """lambda_t(x) = E[lambda_t(x | X_1) | X_t = x], ``(n,)``."""
+        rates = self.conditional_rate(x[:, None], self.data, t)
+        return (self.posterior(x, t) * rates).sum(-1)
+
+    def conditional_landings(
+        self, data: Tensor, t: float | Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Where a jump given X_1 = data lands, one draw for each, ``(n,)``.
+
+        By bisection of the distribution function, (G(z) - G(z_-)) / (G(z_+) - G(z_-)) with
+        G(z) = (z - X_1) exp(-z^2 / 2), between the roots z_- and z_+ of z^2 - X_1 z - 1.
+        """
+        root = torch.sqrt(data.square() + 4.0)
+        # their product is -1: the root without cancellation first, and the other from it
+        far = 0.5 * (data + torch.where(data < 0, -root, root))
+        low, high = torch.minimum(far, -1.0 / far), torch.maximum(far, -1.0 / far)
+
+        def primitive(z: Tensor) -> Tensor:
+            return (z - data) * torch.exp(-0.5 * z.square())
+
+        u = torch.rand(data.shape, generator=generator, dtype=data.dtype)
+        level = (1.0 - u) * primitive(low) + u * primitive(high)
+        for _ in range(math.ceil(-math.log2(torch.finfo(data.dtype).eps))):
+            middle = 0.5 * (low + high)
+            under = primitive(middle) < level
+            low, high = torch.where(under, middle, low), torch.where(under, high, middle)
+        return t * data + (1.0 - t) * 0.5 * (low + high)
+
+    def conditional_intensity(self, data: Tensor) -> Tensor:
+        """(1 - t) times the mean rate of jumps given X_1 = data, ``(n,)``: it is the same at all t.
+
+        (G(z_+) - G(z_-)) / sqrt(2 pi) with G(z_+-) = exp(-z_+-^2 / 2) / z_+-.
+        """
+        far = 0.5 * (data.abs() + torch.sqrt(data.square() + 4.0))  # |z_-| = 1 / z_+
+        total = torch.exp(-0.5 * far.square()) / far + far * torch.exp(-0.5 / far.square())
+        return total / math.sqrt(2.0 * math.pi)
+
+
+def simulate_averaged(
+    path: PointsPath,
+    x: Tensor,
+    times: Tensor,
+    generator: torch.Generator | None = None,
+    trajectory: bool = False,
+) -> Tensor:
+    """The jump process whose generator is the posterior mean of the conditional ones.
+
+    In a step of length h a datum is drawn from the posterior at x, and with the probability
+    1 - exp(-h lambda_t(x | datum)) x jumps as given that datum: so the measure of jumps is
+    E[lambda_t(x | X_1) J_t(. | X_1) | X_t = x], to first order in h (`prp-generators`).
+
+    Args:
+        path: points and conditional generators.
+        x: ``(n,)``, the states at ``times[0]``.
+        times: ``(steps + 1,)``, strictly increasing, below 1: towards the end jumps never cease.
+        generator: source of the data and the jumps.
+        trajectory: return the states at all times instead of the last one.
+
+    Returns:
+        ``(n,)``, or ``(steps + 1, n)`` with `trajectory`.
+
+    Raises:
+        ValueError: the times do not increase, or leave [0, 1).
+    """
+    if times.ndim != 1 or not bool((times.diff() > 0).all()):
+        raise ValueError("times must be a 1-D tensor that strictly increases.")
+    if not (times[0] >= 0.0 and times[-1] < 1.0):
+        raise ValueError(
+            f"times run from {times[0].item():.4g} to {times[-1].item():.4g}: they must lie in "
+            "[0, 1), since the rates grow like 1 / (1 - t)."
+        )
+    states = [x]
+    for t, s in pairwise(times):
+        drawn = torch.multinomial(path.posterior(x, t), 1, generator=generator)[:, 0]
+        data = path.data[drawn]
+        chance = -torch.expm1(-(s - t) * path.conditional_rate(x, data, t))
+        jumps = torch.rand(len(x), generator=generator, dtype=x.dtype) < chance
+        x = x.clone()
+        x[jumps] = path.conditional_landings(data[jumps], 0.5 * (t + s), generator)
         if trajectory:
             states.append(x)
     return torch.stack(states) if trajectory else x

@@ -167,37 +167,140 @@ class TorusPath:
 
     law: WrappedMixture
 
-    def _parts(self, x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
-        """For each component, angle and coordinate: mass, and moment of U, of the window."""
+    def _parts(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """For each component and angle: log of its density at x, and the mean of U given both.
+
+        ``(batch, k, d)`` each. Logarithms, since a density in the tail is too small for a number
+        long before the mean of U, a quotient of two such, means nothing.
+        """
         if not 0.0 <= t < 1.0:
-            raise ValueError(f"t must lie in [0, 1), but it is {t}.")
+            raise ValueError(
+                f"t must lie in [0, 1), but it is {t}: at t = 1 use the density of the law itself."
+            )
         left = 1.0 - t
-        law = self.law
-        k = torch.arange(-4, 5, dtype=x.dtype, device=x.device)
-        # X_1 + left U = x + 2 pi k with X_1 normal before it is wrapped
-        place = law.manifold.project(x[:, None] - law.means.to(x))[..., None] + TWO_PI * k
-        std = law.stds.to(x)[..., None]
-        high, low = (place + left * math.pi) / std, (place - left * math.pi) / std
-        # both in the left tail, where the difference of the distribution function keeps its digits
-        sign = torch.where(place > 0, -1.0, 1.0)
-        ends = torch.special.ndtr(sign * high), torch.special.ndtr(sign * low)
-        mass = sign * (ends[0] - ends[1])
-        # X_1 - place between -left pi and left pi; U = -(X_1 - place) / left
-        bell = (torch.exp(-0.5 * low**2) - torch.exp(-0.5 * high**2)) / math.sqrt(TWO_PI)
-        moment = (place * mass - std * bell) / left
-        width = TWO_PI * left
-        return mass.sum(-1) / width, moment.sum(-1) / width, law.weights.to(x)
+        means, std = self.law.means.to(x), self.law.stds.to(x)[..., None]
+        # windings up to nine standard deviations beyond the window, which is a turn wide at most
+        turns = math.ceil(9.0 * self.law.stds.max().item() / TWO_PI) + 1
+        k = torch.arange(-turns, turns + 1, dtype=x.dtype, device=x.device)
+        # X_1 + left U = x + 2 pi k with X_1 normal before it is wrapped. By symmetry place >= 0
+        place = self.law.manifold.project(x[:, None] - means)[..., None] + TWO_PI * k
+        side = torch.where(place < 0, -1.0, 1.0).to(x)
+        place = place * side
+        near, far = (place - left * math.pi) / std, (place + left * math.pi) / std
+        # log of P(near < N < far) = P(N > near) - P(N > far); log_ndtr is exact in the tail
+        tail = torch.special.log_ndtr(-near)
+        beyond = torch.special.log_ndtr(-far) - tail
+        mass = tail + torch.log(-torch.expm1(beyond))
+        # E[N | near < N < far] is the difference of the bells over the mass. A bell over the tail
+        # beyond it by erfcx, in which the two exponentials cancel before they underflow
+        bell = math.sqrt(2.0 / math.pi) / torch.special.erfcx(near / math.sqrt(2.0))
+        mean = bell * torch.expm1(0.5 * (near.square() - far.square())) / torch.expm1(beyond)
+        mean_u = side * (place - std * mean) / left  # of U = (place - X_1) / left
+        log_density = torch.logsumexp(mass, -1)
+        share = torch.exp(mass - log_density[..., None])
+        return log_density - math.log(TWO_PI * left), (share * mean_u).sum(-1)
+
+    def _log_joint(self, log_density: Tensor) -> Tensor:
+        """log of weight times density of each component, ``(batch, k)``."""
+        weights = self.law.weights.to(log_density)
+        return log_density.sum(-1) + torch.log(weights / weights.sum())
 
     def log_prob(self, x: Tensor, t: float) -> Tensor:
-        """log p_t(x), ``(batch, d)`` to ``(batch,)``."""
-        mass, _, weights = self._parts(x, t)
-        return torch.log((mass.prod(-1) * weights).sum(-1) / weights.sum())
+        """log p_t(x), ``(batch, d)`` to ``(batch,)``.
+
+        Raises:
+            ValueError: t lies outside [0, 1).
+        """
+        return torch.logsumexp(self._log_joint(self._parts(x, t)[0]), -1)
 
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """u_t(x) = -E[U | X_t = x], ``(batch, d)``."""
-        mass, moment, weights = self._parts(x, float(t))
-        joint = (mass.prod(-1) * weights).sum(-1, keepdim=True)
-        columns = range(mass.shape[-1])
-        others = [mass[..., [j for j in columns if j != i]].prod(-1) for i in columns]
-        # E[U_i; X_t in dx]: the moment in one coordinate, the mass in the others
-        return -(torch.stack(others, -1) * moment * weights[:, None]).sum(1) / joint
+        """u_t(x) = -E[U | X_t = x], ``(batch, d)``.
+
+        Raises:
+            ValueError: t lies outside [0, 1).
+        """
+        log_density, mean_u = self._parts(x, float(t))
+        posterior = torch.softmax(self._log_joint(log_density), -1)
+        return -(posterior[..., None] * mean_u).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class CirclePoints:
+    """The path from the uniform law on the circle to finitely many angles, exactly.
+
+    At time t a datum is possible at x if it is closer than (1 - t) pi, and the possible ones keep
+    their weights: there is no density that fades. So the velocity jumps where a datum drops out,
+    and trajectories are broken lines (`prp-cut-locus`).
+
+    Attributes:
+        data: ``(k,)``, different angles in [-pi, pi).
+        weights: ``(k,)``, positive; they are normalized.
+
+    Raises:
+        ValueError: the shapes differ, a weight is not positive, or data are no such angles.
+    """
+
+    data: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        """Check angles and weights."""
+        if self.data.ndim != 1 or self.data.shape != self.weights.shape:
+            raise ValueError(
+                f"data has shape {tuple(self.data.shape)} and weights "
+                f"{tuple(self.weights.shape)}: both must be (k,)."
+            )
+        FlatTorus(1).check(self.data[:, None], "data")
+        if len(self.data.unique()) < len(self.data):
+            raise ValueError(
+                "data must be different: give a repeated angle the sum of its weights."
+            )
+        if not bool((self.weights > 0).all()):
+            raise ValueError("weights must be positive: leave out angles that have none.")
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """u_t(x), ``(n, 1)`` as a tangent vector; 0 where the path has no mass; t in [0, 1)."""
+        gap = FlatTorus(1).log(x, self.data)  # (n, k)
+        possible = (gap.abs() < (1.0 - t) * math.pi) * self.weights
+        total = possible.sum(-1, keepdim=True)
+        mean = (possible * gap).sum(-1, keepdim=True) / torch.where(total > 0, total, 1.0)
+        return mean / (1.0 - t)
+
+    def trajectory(self, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The flow's broken lines from ``start``, ``(n,)``, without any time step.
+
+        Between two losses a point runs straight towards the mean of the data that are possible,
+        each unrolled to the side on which it lies from the start.
+
+        Returns:
+            times: ``(k + 1, n)``, 0, when each datum but one is lost, and 1.
+            places: ``(k + 1, n)``, unrolled angles at these times: start, corners, end.
+            index: ``(n,)``, which datum is reached.
+        """
+        side = start[:, None] + FlatTorus(1).log(start[:, None, None], self.data[:, None])[..., 0]
+        possible = torch.ones_like(side, dtype=torch.bool)
+        weights = self.weights / self.weights.sum()
+        x, t = start, torch.zeros_like(start)
+        times, places = [t], [x]
+        for _ in range(len(self.data) - 1):
+            w = possible * weights
+            mean = (w * side).sum(-1) / w.sum(-1)
+            # x - mean shrinks like 1 - t, so the distance to datum i equals (1 - t) pi when
+            # 1 - t = |side_i - mean| / (pi +- slope); the sign is that of side_i - mean
+            slope = (x - mean) / (1.0 - t)
+            off = side - mean[:, None]
+            left = off.abs() / (math.pi + torch.sign(off) * slope[:, None])
+            left = torch.where(possible, left, -torch.ones_like(left))
+            lost = left.argmax(-1, keepdim=True)
+            left = left.gather(-1, lost)[:, 0]
+            possible = possible.scatter(-1, lost, False)
+            x, t = mean + slope * left, 1.0 - left
+            times.append(t)
+            places.append(x)
+        index = possible.long().argmax(-1)
+        end = side.gather(-1, index[:, None])[:, 0]
+        return (
+            torch.stack([*times, torch.ones_like(start)]),
+            torch.stack([*places, end]),
+            index,
+        )

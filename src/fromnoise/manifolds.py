@@ -78,6 +78,10 @@ class Manifold(ABC):
     def features(self, x: Tensor) -> Tensor:
         """Smooth functions of the point that a network may take as input, ``(..., features)``."""
 
+    def distance_off(self, x: Tensor) -> Tensor:
+        """How far each coordinate is from that of the nearest point of the manifold."""
+        return (self.project(x) - x).abs()
+
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Length of the shortest geodesic, ``(...)``."""
         return self.log(x, y).norm(dim=-1)
@@ -108,7 +112,7 @@ class Manifold(ABC):
                 f"{name} has shape {tuple(x.shape)}: points of {self} have {self.ambient} "
                 "coordinates, (..., ambient)."
             )
-        off = (self.project(x) - x).abs().max().item() if x.numel() else 0.0
+        off = self.distance_off(x).max().item() if x.numel() else 0.0
         if not off <= 1e-3:  # also catches nan
             raise ValueError(
                 f"{name} lies {off:.3g} off {self}: pass manifold.project({name}), or, if these "
@@ -143,23 +147,23 @@ class Sphere(Manifold):
         """theta w / |w|, w = y - <x, y> x, theta the angle of x and y (`prp-sphere-maps`).
 
         The angle comes from atan2(|w|, <x, y>), which keeps its digits near 0 and near pi, where
-        arccos loses half of them. For y = -x a tangent direction is chosen.
+        arccos loses half of them; w is the tangent part of y - x, or of y + x if that is shorter,
+        so that nothing cancels at either end. For y = -x a tangent direction is chosen.
         """
         x, y = torch.broadcast_tensors(x, y)
         inner = (x * y).sum(-1, keepdim=True)
-        # w from y - x: no cancellation between two unit vectors that nearly agree
-        gap = self.tangent(x, y - x)
-        size = gap.norm(dim=-1, keepdim=True)
-        angle = torch.atan2(size, inner)
-        tiny = torch.finfo(x.dtype).tiny
-        direction = gap / size.clamp(min=tiny)
+        w = self.tangent(x, torch.where(inner < 0, y + x, y - x))
+        w = self.tangent(x, w)  # again: what is left of x in a short w would be its direction
+        size = w.norm(dim=-1, keepdim=True)
+        near = size == 0
+        # theta / |w|, with the limit 1 at y = x, so that there is a gradient too
+        stretch = torch.atan2(size, inner) / torch.where(near, torch.ones_like(size), size)
+        v = torch.where(near, torch.ones_like(size), stretch) * w
         opposite = (size <= 4.0 * torch.finfo(x.dtype).eps) & (inner < 0)
         if bool(opposite.any()):
             axis = nn.functional.one_hot(x.abs().argmin(-1), self.ambient).to(x)
-            any_direction = self.project(self.tangent(x, axis))
-            direction = torch.where(opposite, any_direction, direction)
-            angle = torch.where(opposite, torch.full_like(angle, math.pi), angle)
-        return angle * direction
+            v = torch.where(opposite, math.pi * self.project(self.tangent(x, axis)), v)
+        return v
 
     def uniform(
         self, n: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
@@ -189,7 +193,13 @@ class FlatTorus(Manifold):
 
     def project(self, x: Tensor) -> Tensor:
         """The angles modulo 2 pi, in [-pi, pi)."""
-        return torch.remainder(x + math.pi, TWO_PI) - math.pi
+        turned = torch.remainder(x + math.pi, TWO_PI) - math.pi
+        # remainder rounds a number just below 0 to 2 pi itself
+        return torch.where(turned >= math.pi, turned - TWO_PI, turned)
+
+    def distance_off(self, x: Tensor) -> Tensor:
+        """How far an angle lies outside of [-pi, pi]; both ends are the same point."""
+        return (x.abs() - math.pi).clamp(min=0.0)
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """v: every vector is tangent."""
@@ -255,7 +265,7 @@ def midpoint_step(
 ) -> Tensor:
     """The midpoint rule in coordinates, then the nearest point: order 2 (`prp-projected-solver`).
 
-    The velocity is also asked a little off the manifold, at the projection of that point.
+    The velocity is asked on the manifold only: the half step is projected before it.
     """
     h = s - t
     half = manifold.project(x + 0.5 * h * velocity(x, t))

@@ -47,8 +47,9 @@ def geodesic_sample(
         t: a number or ``(batch,)``, in [0, 1].
 
     Raises:
-        ValueError: the shapes differ, or the data do not lie on the manifold.
+        ValueError: the shapes differ, or source or data do not lie on the manifold.
     """
+    manifold.check(source, "source")
     manifold.check(data, "data")
     x = manifold.geodesic(source, data, t)
     t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))

@@ -262,6 +262,92 @@ def bregman_loss(steps, claim):
         steps.equal(f"phi = {phi(y)}", conditional - marginal, claim.constant(phi, values, mean))
 
 
+def _bregman(phi, a, b):
+    """The Bregman divergence of phi, from its definition."""
+    slope = diff(phi(y), y).subs(y, b)
+    return phi(a) - phi(b) - slope * (a - b)
+
+
+@check(
+    "prp-bregman-only",
+    claim=lambda loss, c: lambda a: loss(a, c),
+    mutants={
+        "the second argument": lambda loss, c: lambda a: loss(c, a),
+        "twice": lambda loss, c: lambda a: 2 * loss(a, c),
+        "the square": lambda loss, c: lambda a: loss(a, c) ** 2,
+    },
+    covers="the function that is recovered, for four divergences of one variable, every a, b, c; "
+    "that the hypothesis fails for two losses that are none",
+    omits="more dimensions; differentiability",
+)
+def bregman_only(steps, claim):
+    """Recover the convex function of a loss, and fail to for losses without the property."""
+    a, b, c, p = symbols("a b c p", positive=True)
+    a2 = symbols("a_2", positive=True)
+    for phi in (lambda v: v**2, lambda v: v * log(v), exp, lambda v: -log(v)):
+
+        def loss(first, second, phi=phi):
+            return _bregman(phi, first, second)
+
+        found = claim(loss, c)
+        steps.equal(f"phi = {phi(y)}", _bregman(found, a, b), loss(a, b))
+    mean = p * a + (1 - p) * a2
+    for name, loss in (
+        ("(a - b)^4", lambda u, v: (u - v) ** 4),
+        ("log(u / v)^2", lambda u, v: log(u / v) ** 2),
+    ):
+        slope = diff(loss(a, b), b)
+        gap = p * slope + (1 - p) * slope.subs(a, a2) - slope.subs(a, mean)
+        value = gap.subs({a: 1, a2: 3, b: 2, p: Rational(1, 3)})
+        steps.true(f"{name}: the gradients differ", sympy.Abs(sympy.N(value)) > Rational(1, 10))
+
+
+GAUSSIAN_JUMP = claims(
+    rate=lambda z, datum, time: (z**2 - datum * z - 1) / (1 - time),
+    landing=lambda z, datum: 1 + datum * z - z**2,
+    primitive=lambda z, datum: (z - datum) * exp(-(z**2) / 2),
+    root=lambda datum: (datum + sqrt(datum**2 + 4)) / 2,
+)
+
+
+@check(
+    "prp-gaussian-jump",
+    claim=GAUSSIAN_JUMP,
+    mutants={
+        "without the product": GAUSSIAN_JUMP.but(
+            rate=lambda z, datum, time: (z**2 - 1) / (1 - time),
+            landing=lambda z, datum: 1 - z**2,
+        ),
+        "the square of the time left": GAUSSIAN_JUMP.but(
+            rate=lambda z, datum, time: (z**2 - datum * z - 1) / (1 - time) ** 2
+        ),
+        "the primitive without the datum": GAUSSIAN_JUMP.but(
+            primitive=lambda z, datum: z * exp(-(z**2) / 2)
+        ),
+        "the root without the 4": GAUSSIAN_JUMP.but(
+            root=lambda datum: (datum + sqrt(datum**2 + 1)) / 2
+        ),
+    },
+    covers="every datum, place and time: rate, landing density, its primitive, roots and total",
+    omits="that the process exists (rates are not bounded): the statement is of generators",
+)
+def gaussian_jump(steps, claim):
+    """Differentiate the normal density in time."""
+    datum, time = symbols("x_1", real=True), symbols("tau", positive=True)
+    z = (x - time * datum) / (1 - time)
+    density = exp(-(z**2) / 2) / (sqrt(2 * pi) * (1 - time))
+    change = simplify(diff(density, time) / density)
+    steps.equal("-(d/dt p) / p is the rate", -change, claim.rate(z, datum, time))
+    steps.equal("(d/dt p) (1 - t) / p", change * (1 - time), claim.landing(z, datum))
+    w_ = symbols("w", real=True)
+    slope = diff(claim.primitive(w_, datum), w_) * exp(w_**2 / 2)
+    steps.equal("the primitive of the landing density", simplify(slope), claim.landing(w_, datum))
+    root = claim.root(datum)
+    steps.equal("the upper root", root**2 - datum * root - 1)
+    steps.equal("the lower one is -1 / root", 1 / root**2 + datum / root - 1)
+    steps.equal("G at the root", root - datum, 1 / root)
+
+
 # -- geodesics -----------------------------------------------------------------------------------
 
 SPHERE = claims(
@@ -415,6 +501,76 @@ def torus_path(steps, claim):
             tolerance=1e-12,
             why="equally spaced sources: the discrete fourth moment is exact",
         )
+
+
+CUT = claims(
+    mean=lambda weights, places: (weights * places).sum() / weights.sum(),
+    inside=lambda others, mine, outer, edge: (others * outer + mine * edge) / (others + mine),
+)
+ANGLES, SHARES = np.array([-2.4, -0.4, 1.5]), np.array([0.2, 0.5, 0.3])
+
+
+def _reached(start: float, claim) -> int:
+    """Follow a broken line in the unrolled angle and drop data as they leave the window."""
+    side = start + (ANGLES - start + math.pi) % (2 * math.pi) - math.pi
+    alive = [0, 1, 2]
+    place, left = start, 1.0  # left = 1 - t
+    while len(alive) > 1:
+        mean = claim.mean(SHARES[alive], side[alive])
+        slope = (place - mean) / left
+        # |mean + slope l - side_i| = pi l, the larger of both solutions
+        events = {
+            i: max((side[i] - mean) / (slope - math.pi), (side[i] - mean) / (slope + math.pi))
+            for i in alive
+        }
+        lost = max(events, key=events.get)
+        left = events[lost]
+        place = mean + slope * left
+        alive.remove(lost)
+    return alive[0]
+
+
+@check(
+    "prp-cut-locus",
+    claim=CUT,
+    mutants={
+        "the mean without weights": CUT.but(mean=lambda weights, places: places.mean()),
+        "squared weights": CUT.but(
+            mean=lambda weights, places: (weights**2 * places).sum() / (weights**2).sum()
+        ),
+        "the edge does not move": CUT.but(
+            inside=lambda others, mine, outer, edge: others * outer / (others + mine)
+        ),
+    },
+    covers="three data: the share of starts that reach each, by bisection; what flows through a "
+    "moving edge, symbolically",
+    omits="that trajectories do not meet (the text's argument about relative speeds)",
+)
+def cut_locus(steps, claim):
+    """Flux through an edge, and the lengths of the intervals of starts."""
+    others, mine = symbols("W w", positive=True)
+    outer, edge = symbols("u e", real=True)
+    # densities inside and outside are in proportion to W + w and W
+    flux_in = (others + mine) * (claim.inside(others, mine, outer, edge) - edge)
+    steps.equal("what arrives at the edge leaves it", simplify(flux_in), others * (outer - edge))
+    grid = np.linspace(-math.pi, math.pi, 65)[:-1] + 0.013
+    found = [_reached(v, claim) for v in grid]
+    cuts = []
+    for k, start in enumerate(grid):
+        low, high = start, start + 2 * math.pi / 64
+        if found[k] == found[(k + 1) % 64]:
+            continue
+        for _ in range(60):
+            middle = (low + high) / 2
+            at = _reached((middle + math.pi) % (2 * math.pi) - math.pi, claim)
+            low, high = (middle, high) if at == found[k] else (low, middle)
+        cuts.append((low, found[k]))
+    lengths = np.zeros(3)
+    for (place, index), (before, _) in zip(cuts, [cuts[-1], *cuts[:-1]], strict=True):
+        lengths[index] += (place - before) % (2 * math.pi)
+    steps.close(
+        "shares of the starts", lengths / (2 * math.pi), SHARES, tolerance=1e-13, why="bisection"
+    )
 
 
 WRAPPED = claims(decay=lambda n, std: exp(-(n**2) * std**2 / 2), factor=2)
