@@ -10,6 +10,7 @@ from fromnoise.samplers.dpm_solver import dpm_solver, dpm_solver_multistep
 from fromnoise.samplers.dpmpp import dpmpp
 from fromnoise.samplers.edm import edm_heun, euler_ancestral, restart
 from fromnoise.samplers.flow import flow_euler, flow_heun
+from fromnoise.samplers.inversion import ddim_invert, slerp
 from fromnoise.samplers.langevin import unadjusted_langevin
 from fromnoise.samplers.pndm import ipndm, pndm
 from fromnoise.samplers.reverse_sde import predictor_corrector, reverse_sde
@@ -21,6 +22,7 @@ __all__ = [
     "ancestral",
     "annealed_langevin",
     "ddim",
+    "ddim_invert",
     "deis",
     "dpm_solver",
     "dpm_solver_multistep",
@@ -35,6 +37,7 @@ __all__ = [
     "predictor_corrector",
     "restart",
     "reverse_sde",
+    "slerp",
     "unadjusted_langevin",
     "unipc",
 ]
