@@ -29,6 +29,8 @@ FLOORS = [
     "path_kl",
     "solvers",
     "samplers",
+    "measurements",
+    "editing",
     "likelihood",
     "metrics",
     "assignment",
