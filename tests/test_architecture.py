@@ -31,6 +31,7 @@ FLOORS = [
     "solvers",
     "samplers",
     "likelihood",
+    "guidance",
     "metrics",
     "assignment",
     "couplings",
