@@ -107,8 +107,8 @@ class Guided(Field):
         """A method of both fields at (x, t)."""
         if not self._shared() or self.strong.classes is None:
             return getattr(self.weak, name)(x, t), getattr(self.strong, name)(x, t)
-        t = torch.as_tensor(t)
-        t = t if t.numel() == 1 else torch.cat([t, t])
+        if isinstance(t, Tensor) and t.numel() > 1:
+            t = torch.cat([t, t])
         out = getattr(self._double(len(x)), name)(torch.cat([x, x]), t)
         return tuple(out.chunk(2))
 
@@ -130,10 +130,8 @@ class Guided(Field):
 
     def _mix(self, name: str, x: Tensor, t: float | Tensor) -> Tensor:
         scale = self._scale_at(x, t)
-        if scale == 1.0 and not isinstance(scale, Tensor):
-            return getattr(self.strong, name)(x, t)
-        if scale == 0.0 and not isinstance(scale, Tensor) and not self.rescale:
-            return getattr(self.weak, name)(x, t)
+        if not isinstance(scale, Tensor) and scale in (0.0, 1.0):
+            return getattr(self.strong if scale else self.weak, name)(x, t)
         weak, strong = self._both(name, x, t)
         return weak + scale * (strong - weak)
 
