@@ -3,8 +3,8 @@
 ``digits-conditional`` differs from it in one table of eleven vectors, ten labels and "no label",
 and in 500 more steps, since it learns two fields: every tenth label is hidden, so that the network
 predicts the velocity with and without a label (Ho & Salimans 2022). ``digits-conditional-weak`` is
-the same thing done badly: a quarter of the features and a quarter of the steps. It is what
-autoguidance (Karras et al. 2024) guides away from.
+the same thing done badly: half of the features and a quarter of the steps. It is what autoguidance
+(Karras et al. 2024) guides away from.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ RECIPES = (
     ),
     _recipe(
         "digits-conditional-weak",
-        "the same with a quarter of the features and of the steps, for autoguidance",
-        {"widths": (8, 16)},
+        "the same with half of the features and a quarter of the steps, for autoguidance",
+        {"widths": (16, 32)},
         cpu=500,
         gpu=5_000,
     ),
