@@ -338,7 +338,8 @@ def no_tilted_path(steps, claim):
     steps.equal("d/dt (log r - log q)", powered - rate(h), claim.gap(_square(g - f)))
     phi = Function("phi", real=True)(x, y)
     gradient = [diff(phi, v) for v in (x, y)]
-    along = [sum(diff(phi, a, b) * c for b, c in zip((x, y), gradient)) for a in (x, y)]
+    pairs = list(zip((x, y), gradient, strict=True))
+    along = [sum(diff(phi, a, b) * c for b, c in pairs) for a in (x, y)]
     steps.equal("the Hessian along the gradient", claim.line(phi), along)
     # Gaussians N(0, v), N(m, v): the tilted law is N(w m, v), noised it has the guided score
     noised = v0 * alpha**2 + sigma**2
@@ -413,10 +414,6 @@ def guided_law(steps, claim):
 
 
 # -- Gaussians ------------------------------------------------------------------------------------
-
-
-def _numeric(expression, **values):
-    return sympy.N(expression.subs({symbols(k, positive=True): v for k, v in values.items()}), 30)
 
 
 GAUSSIAN = claims(
