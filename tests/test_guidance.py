@@ -483,7 +483,7 @@ def test_label_dropout_hides_the_right_share_and_keeps_the_rest():
 def test_label_dropout_learns_both_fields():
     """`prp-label-dropout` on two Gaussians: both denoisers of one small network are the exact ones.
 
-    A root-mean-square error of 0.08 against data of deviation 2 (found: 0.02 and 0.04).
+    Root-mean-square errors against data of deviation 2; found 0.024, 0.027 and, unconditional, 0.07.
     """
     law = GaussianMixture(
         torch.tensor([0.5, 0.5]), torch.tensor([[-2.0], [2.0]]), 0.09 * torch.ones(2, 1, 1)
@@ -503,7 +503,7 @@ def test_label_dropout_learns_both_fields():
         x = path.sample(exact_law.sample(2000, seeded(18)), 0.5, generator=seeded(19)).x
         error = field.given(label).denoise(x, 0.5) - ExactField(exact_law, path).denoise(x, 0.5)
         with torch.no_grad():
-            assert error.square().mean().sqrt() < 0.08 + (0.17 if label is None else 0.0), label
+            assert error.square().mean().sqrt() < (0.15 if label is None else 0.06), label
 
 
 def test_labelled_data_are_checked_and_move_together():
