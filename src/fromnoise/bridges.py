@@ -21,7 +21,7 @@ from fromnoise.couplings import Coupling, ReflowPairs, independent
 from fromnoise.distributions import Law
 from fromnoise.processes import SDE
 from fromnoise.solvers import solve_sde
-from fromnoise.targets import Net
+from fromnoise.targets import Net, squared_error
 from fromnoise.time_samplers import TimeSampler, UniformTimes
 from fromnoise.training import train
 
@@ -124,10 +124,8 @@ class BridgeMatching:
             ValueError: ``net`` returns another shape than it was given.
         """
         sample = self.draw(data, generator)
-        predicted = net(sample.x, sample.t)
-        check_same_shape(predicted, sample.x, "the network's output", "x")
         end = sample.data if self.direction == "forward" else sample.source
-        return (predicted - end).square().mean()
+        return squared_error(net, sample.x, sample.t, end)
 
 
 def bridge_sde(end: Net, g: float) -> SDE:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import field as dataclass_field
 from typing import Literal
 
 import torch
@@ -140,6 +140,13 @@ class NetworkField(Field):
     prediction: Kind = "velocity"
     independent_noise: bool = True
     labels: Tensor | None = None
+    _dtype: torch.dtype | None = dataclass_field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Note the precision of the weights, in which samplers call the network."""
+        weights = self.net.parameters() if isinstance(self.net, nn.Module) else ()
+        dtype = next((w.dtype for w in weights if w.is_floating_point()), None)
+        object.__setattr__(self, "_dtype", dtype)
 
     @property
     def schedule(self) -> Schedule:
@@ -192,12 +199,6 @@ class NetworkField(Field):
         output = self._call(x, time.flatten().expand(x.shape[0]))
         check_same_shape(output, x, "the network's output", "x")
         return convert(output, x, t, source=self.prediction, target=target, schedule=self.schedule)
-
-    @cached_property
-    def _dtype(self) -> torch.dtype | None:
-        """The floating dtype of the network's weights, found when it is first called."""
-        weights = self.net.parameters() if isinstance(self.net, nn.Module) else ()
-        return next((w.dtype for w in weights if w.is_floating_point()), None)
 
     def predict(self, x: Tensor, point: Point, kind: Predicted = "data") -> Tensor:
         """D, eps or u at a point of a grid, from one call of the network.

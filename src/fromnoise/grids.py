@@ -10,6 +10,7 @@ compiles. Grids differ in where they put their points:
 - `karras`: equal steps of (sigma / alpha)^(1/rho), Karras et al. 2022.
 - `exponential`: equal steps of log(sigma / alpha), then zero: `uniform_log_snr` and one last step.
 - `of_steps`: a part of DDPM's integer steps, "leading", "linspace" or "trailing".
+- `uniform_straight`: equal steps of alpha / (alpha + sigma), the time of the straight path.
 - `shifted`: a uniform grid after the time shift of Esser et al. 2024.
 """
 
@@ -113,7 +114,9 @@ class Grid:
         Raises:
             ValueError: the times are fewer than two, do not increase, or leave [0, 1].
         """
-        times = torch.as_tensor(times).detach().to("cpu", torch.float64)
+        if not isinstance(times, Tensor):
+            times = torch.tensor(times, dtype=torch.float64)
+        times = times.detach().to("cpu", torch.float64)
         if times.ndim != 1 or len(times) < 2:
             raise ValueError(
                 f"times has shape {tuple(times.shape)}: pass a 1-D tensor of at least two times, "
@@ -217,8 +220,7 @@ class Grid:
                 "times: this sampler evaluates the field between the points of the grid, and needs "
                 "a grid of one schedule for all samples: make it with Grid.of(schedule, times)."
             )
-        value = torch.tensor(half_log_snr, dtype=torch.float64)
-        return self.point(self.schedule, self.schedule.inverse_half_log_snr(value).item(), index)
+        return _point_at(self.schedule, half_log_snr, index)
 
     def reversed(self) -> Grid:
         """The same points from data to noise, for inversion."""
@@ -229,6 +231,13 @@ class Grid:
             ),
             self.schedule,
         )
+
+
+@torch.compiler.assume_constant_result
+def _point_at(schedule: Schedule, half_log_snr: float, index: int) -> Point:
+    # a number: under torch.compile it is worked out once, not traced
+    value = torch.tensor(half_log_snr, dtype=torch.float64)
+    return Grid.point(schedule, schedule.inverse_half_log_snr(value).item(), index)
 
 
 def as_grid(times: Grid | Tensor | Sequence[float], schedule: Schedule) -> Grid:
@@ -347,6 +356,36 @@ def karras(
     return _at_ratios(schedule, log_ratio, start, end, final)
 
 
+def uniform_straight(
+    schedule: Schedule, steps: int, *, start: float = 0.0, end: float = 1.0, power: float = 1.0
+) -> Grid:
+    """Equal steps of s = alpha / (alpha + sigma), the time at which `CondOT` has the same noise.
+
+    On `CondOT` it is `uniform`. With power > 1 the steps shrink towards the data, as
+    1 - (1 - u)^power does for u in equal steps.
+
+    Args:
+        schedule: of the path.
+        steps: how many, at least 1.
+        start: the first time.
+        end: the last time.
+        power: positive.
+
+    Raises:
+        ValueError: steps < 1, power is not positive, or start is not below end.
+    """
+    _check_steps(steps)
+    if not power > 0.0:
+        raise ValueError(f"power must be positive, but it is {power}.")
+    first, last = (
+        p.alpha / (p.alpha + p.sigma) for p in (Grid.point(schedule, t) for t in (start, end))
+    )
+    part = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)[1:-1]
+    s = first + (last - first) * (1.0 - (1.0 - part) ** power)
+    inner = schedule.inverse_half_log_snr(torch.log(s) - torch.log1p(-s))
+    return Grid.of(schedule, [start, *inner.tolist(), end])
+
+
 def shifted(
     schedule: Schedule, steps: int, shift: float = 3.0, *, start: float = 0.0, end: float = 1.0
 ) -> Grid:
@@ -402,7 +441,7 @@ def of_steps(schedule: DiscreteVP, steps: int, spacing: Spacing = "trailing") ->
     if spacing == "leading":
         n = 1 + k.flip(0) * (total // steps)
     elif spacing == "linspace":
-        n = torch.linspace(total, 1, steps, dtype=torch.float64).round()
+        n = 1 + torch.linspace(total - 1, 0, steps, dtype=torch.float64).round()
     elif spacing == "trailing":
         n = (total - k * (total / steps)).round()
     else:

@@ -23,7 +23,7 @@ from fromnoise.couplings import Coupling, independent
 from fromnoise.paths import GaussianPath
 from fromnoise.processes import ODE, SDE
 from fromnoise.schedules import Schedule
-from fromnoise.targets import Net
+from fromnoise.targets import Net, squared_error
 from fromnoise.time_samplers import TimeSampler, UniformTimes
 
 Scalar = Callable[[Tensor], Tensor]
@@ -177,10 +177,8 @@ class InterpolantRegression:
             ValueError: ``net`` returns another shape than it was given.
         """
         sample = self.draw(data, generator)
-        predicted = net(sample.x, sample.t)
-        check_same_shape(predicted, sample.x, "the network's output", "x")
         target = sample.velocity if self.kind == "velocity" else sample.latent
-        return (predicted - target).square().mean()
+        return squared_error(net, sample.x, sample.t, target)
 
 
 def interpolant_flow(velocity: Net) -> ODE:

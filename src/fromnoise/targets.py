@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fromnoise._shapes import check_same_shape
 from fromnoise.couplings import Coupling, independent
 from fromnoise.labels import Labelled
 from fromnoise.paths import GaussianPath, PathSample
@@ -31,6 +32,17 @@ class Target(Protocol):
     def loss(self, net: Net, data: Any, generator: torch.Generator | None = None) -> Tensor:
         """The loss of ``net`` on a batch of data, a scalar to differentiate."""
         ...
+
+
+def squared_error(net: Net, x: Tensor, t: Tensor, wanted: Tensor) -> Tensor:
+    """(net(x, t) - wanted)^2, averaged over the batch and the coordinates.
+
+    Raises:
+        ValueError: ``net`` returns another shape than it was given.
+    """
+    predicted = net(x, t)
+    check_same_shape(predicted, x, "the network's output", "x")
+    return (predicted - wanted).square().mean()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,6 @@
 from fromnoise.networks.mlp import MLP
 from fromnoise.networks.preconditioned import Preconditioned
 from fromnoise.networks.unet import UNet
-from fromnoise.networks.vae import VAE, LinearVAE
+from fromnoise.networks.vae import VAE, ConvVAE, LinearVAE
 
-__all__ = ["MLP", "VAE", "LinearVAE", "Preconditioned", "UNet"]
+__all__ = ["MLP", "VAE", "ConvVAE", "LinearVAE", "Preconditioned", "UNet"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fromnoise._shapes import check_same_shape
 
 
-class _Autoencoder(nn.Module):
+class _Autoencoder(nn.Module, ABC):
     """What the variants share: latent z ~ N(0, I), decoder N(mean(z), noise I), and the bound.
 
     A subclass gives `encode` and `decode`.
@@ -25,13 +26,13 @@ class _Autoencoder(nn.Module):
         self.latent = latent
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
 
+    @abstractmethod
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), each ``(batch, latent)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x | z), ``(batch, *event)``, for z ``(batch, latent)``."""
-        raise NotImplementedError
 
     @property
     def noise(self) -> Tensor:
@@ -137,3 +138,47 @@ class VAE(_Autoencoder):
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x | z), ``(batch, *event)``."""
         return self.decoder(z).reshape(-1, *self.event)
+
+
+class ConvVAE(_Autoencoder):
+    """Convolutions that halve the sides of an image twice, and their mirror image.
+
+    Args:
+        event: ``(channels, height, width)``, the sides multiples of 4.
+        latent: dimension of the latent.
+        channels: of the first convolution; the second has twice as many.
+        noise: the decoder's variance to begin with.
+
+    Raises:
+        ValueError: event is no image, or a side is not a multiple of 4.
+    """
+
+    def __init__(self, event: tuple[int, ...], latent: int, channels: int = 32, noise: float = 0.1):
+        super().__init__(latent, noise)
+        if len(event) != 3 or event[1] % 4 or event[2] % 4:
+            raise ValueError(
+                f"event is {tuple(event)}: pass (channels, height, width) with sides that are "
+                "multiples of 4; pad the images, or use VAE, which flattens them."
+            )
+        colours, height, width = event
+        self.small = (2 * channels, height // 4, width // 4)
+        inner = math.prod(self.small)
+        self.encoder = nn.Sequential(
+            nn.Conv2d(colours, channels, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Flatten(), nn.Linear(inner, 2 * latent),
+        )  # fmt: skip
+        self.widen = nn.Linear(latent, inner)
+        self.decoder = nn.Sequential(
+            nn.SiLU(), nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1),
+            nn.SiLU(), nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1),
+            nn.SiLU(), nn.Conv2d(channels, colours, 3, padding=1),
+        )  # fmt: skip
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x), each ``(batch, latent)``."""
+        return self.encoder(x).chunk(2, dim=1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean of p(x | z), ``(batch, *event)``."""
+        return self.decoder(self.widen(z).unflatten(1, self.small))

@@ -9,7 +9,7 @@ from torch import Tensor
 from fromnoise.fields import Field
 from fromnoise.grids import Grid, as_grid
 from fromnoise.samplers._loop import sampler
-from fromnoise.samplers.exponential import multistep, polynomial_weights
+from fromnoise.samplers.exponential import Start, multistep, polynomial_weights
 
 
 @sampler
@@ -19,6 +19,7 @@ def deis(
     times: Grid | Tensor | Sequence[float],
     *,
     order: int = 3,
+    start: Start = "corrected",
     lower_final: int = 0,
     trajectory: bool = False,
     progress: bool = False,
@@ -33,6 +34,8 @@ def deis(
         x: ``(batch, *event)``, the state at the first time; there must be signal (alpha > 0).
         times: a grid, or increasing times ``(steps + 1,)``.
         order: 1 to 4, the number of predictions that the polynomial goes through.
+        start: "corrected" takes the first steps again once the prediction at their end is there,
+            without which the order of the whole is at most 2; "low" does not, as published.
         lower_final: bound the order of that many last steps by the number of steps left.
         trajectory: return the states at all times instead of the last one.
         progress: show a progress bar.
@@ -53,6 +56,7 @@ def deis(
         kind="noise",
         order=order,
         weights=polynomial_weights("noise"),
+        start=start,
         lower_final=lower_final,
         trajectory=trajectory,
         progress=progress,

@@ -13,9 +13,10 @@ from fromnoise.samplers._loop import sampler, walk
 from fromnoise.samplers.dpmpp import Form, taylor_weights
 from fromnoise.samplers.exponential import (
     combine,
-    lagrange_weights,
     moments,
     multistep,
+    need_signal,
+    polynomial_weights,
     step_in_lambda,
     transfer,
     usable,
@@ -72,12 +73,7 @@ def dpm_solver_multistep(
         if values == 1 or (isinstance(h, float) and math.isinf(h)):
             return keep, [scale]
         nodes = [step_in_lambda(p, grid[i - j]) / h for j in range(values)]
-        integrals = moments(h, values - 1, 1.0)
-        parts = (
-            lagrange_weights(nodes, integrals)
-            if form == "exact"
-            else taylor_weights(integrals, nodes, form)
-        )
+        parts = taylor_weights(moments(h, values - 1, 1.0), nodes, form)
         return keep, [-q.sigma * part for part in parts]
 
     return multistep(
@@ -86,7 +82,8 @@ def dpm_solver_multistep(
         as_grid(times, field.schedule),
         kind="noise",
         order=order,
-        weights=weights,
+        weights=polynomial_weights("noise") if form == "exact" else weights,
+        start="corrected" if form == "exact" else "low",
         lower_final=lower_final,
         trajectory=trajectory,
         progress=progress,
@@ -126,6 +123,7 @@ def dpm_solver(
     """
     _check(order, "exact")
     grid = as_grid(times, field.schedule)
+    need_signal(grid)
     inner = {1: (), 2: (0.5,), 3: (1.0 / 3.0, 2.0 / 3.0)}[order]
     between = [
         [] if q.sigma == 0.0 else [grid.between(i, share) for share in inner]

@@ -109,16 +109,16 @@ def dpmpp(
 
     Lu et al. 2022b. The step integrates a polynomial in lambda through the last data predictions
     (`prp-exponential-multistep`); a step to sigma = 0 returns the last of them, or with
-    `extrapolate` continues them (`prp-last-step`). One evaluation a step.
+    `extrapolate` continues them (`prp-final-step`). One evaluation a step.
 
     Args:
         field: of the path.
         x: ``(batch, *event)``, the state at the first time; alpha = 0 is allowed there.
         times: a grid, or increasing times ``(steps + 1,)``.
         order: 1, 2 or 3; order 1 is DDIM.
-        form: how the polynomial is integrated: "exact" (order 3 is of third order), "paper" (the
-            published formula of order 2), or "taylor" (as other libraries call it, "heun"; with
-            order 3 "paper" and "taylor" are the published code).
+        form: how the polynomial is integrated: "exact" (order 3 is of third order; the first steps
+            are corrected), "paper" (the published formula of order 2), or "taylor" (as other
+            libraries call it, "heun"; with order 3 "paper" and "taylor" are the published code).
         stochastic: solve the reversed noising SDE instead of the ODE (`prp-sde-in-lambda`).
         lower_final: bound the order of that many last steps by the number of steps left.
         extrapolate: extrapolate the data prediction in the last step, if that leads to sigma = 0.
@@ -144,6 +144,7 @@ def dpmpp(
         kind="data",
         order=order,
         weights=_weights(form, stochastic),
+        start="corrected" if form == "exact" and not stochastic else "low",
         lower_final=lower_final,
         extrapolate=extrapolate,
         fresh=fresh_noise if stochastic else None,

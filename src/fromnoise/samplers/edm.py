@@ -16,15 +16,7 @@ from torch import Tensor
 from fromnoise.fields import Field
 from fromnoise.grids import Grid, Point, as_grid
 from fromnoise.samplers._loop import normal, sampler, walk
-from fromnoise.samplers.exponential import combine
-
-
-def _need_signal(grid: Grid) -> None:
-    if not isinstance(grid[0].alpha, Tensor) and grid[0].alpha == 0.0:
-        raise ValueError(
-            f"times: at t = {grid[0].t} there is no signal (alpha = 0), so sigma / alpha is "
-            "infinite: begin a little later, or use ddim or dpmpp."
-        )
+from fromnoise.samplers.exponential import combine, need_signal
 
 
 def _slope(field: Field, y: Tensor, p: Point) -> Tensor:
@@ -86,7 +78,7 @@ def edm_heun(
     if not churn >= 0.0:
         raise ValueError(f"churn must be at least 0, but it is {churn}.")
     grid = as_grid(times, field.schedule)
-    _need_signal(grid)
+    need_signal(grid)
     starts = [
         churned(grid, i, churn, churn_from, churn_to) if churn else grid[i]
         for i in range(grid.steps)
@@ -144,7 +136,7 @@ def euler_ancestral(
     if not eta >= 0.0:
         raise ValueError(f"eta must be at least 0, but it is {eta}.")
     grid = as_grid(times, field.schedule)
-    _need_signal(grid)
+    need_signal(grid)
 
     def step(x: Tensor, i: int) -> Tensor:
         p, q = grid[i], grid[i + 1]
@@ -206,7 +198,7 @@ def restart(
     if rounds < 0 or inner < 1:
         raise ValueError(f"rounds={rounds} must be at least 0 and inner={inner} at least 1.")
     grid = as_grid(times, field.schedule)
-    _need_signal(grid)
+    need_signal(grid)
     at = max((i for i in range(1, len(grid)) if grid[i].ratio >= low), default=0)
     if at == 0 or grid[at].sigma == 0.0:
         raise ValueError(

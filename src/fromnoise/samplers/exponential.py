@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from fromnoise.samplers._loop import normal, walk
 
 Weights = Callable[[Grid, int, int], tuple[Number, list[Number]]]
 """(grid, step, values at hand) -> (coefficient of x, of the predictions, the newest first)."""
+Start = Literal["corrected", "low"]
 
 
 def moments(h: Number, degree: int, sign: float = -1.0) -> list[Number]:
@@ -78,6 +80,21 @@ def lagrange_weights(nodes: Sequence[Number], integrals: Sequence[Number]) -> li
     return weights
 
 
+def need_signal(grid: Grid) -> None:
+    """Raise where a sampler that divides by alpha begins at a point without signal.
+
+    Raises:
+        ValueError: alpha = 0 at the first point.
+    """
+    alpha = grid[0].alpha
+    if bool((alpha == 0.0).any()) if isinstance(alpha, Tensor) else alpha == 0.0:
+        raise ValueError(
+            f"times: at t = {grid[0].t} there is no signal (alpha = 0), and this sampler divides "
+            "by alpha: begin a little later, or use one that integrates the data (ddim, dpmpp, "
+            "adams)."
+        )
+
+
 def step_in_lambda(p: Point, q: Point) -> Number:
     """h = lambda_q - lambda_p; inf if p has no signal or q no noise."""
     return q.half_log_snr - p.half_log_snr
@@ -111,18 +128,36 @@ def polynomial_weights(kind: Predicted) -> Weights:
     """
 
     def weights(grid: Grid, i: int, values: int) -> tuple[Number, list[Number]]:
-        p, q = grid[i], grid[i + 1]
-        keep, scale = transfer(p, q, kind)
-        values = usable(grid, i, values)
-        h = step_in_lambda(p, q)
-        if values == 1 or (isinstance(h, float) and math.isinf(h)):
-            return keep, [scale]
-        sign, scale = (-1.0, q.alpha) if kind == "data" else (1.0, -q.sigma)
-        nodes = [step_in_lambda(p, grid[i - j]) / h for j in range(values)]
-        parts = lagrange_weights(nodes, moments(h, values - 1, sign))
-        return keep, [scale * part for part in parts]
+        return polynomial_step(grid, i, values, kind)
 
     return weights
+
+
+def polynomial_step(
+    grid: Grid, i: int, values: int, kind: Predicted, ahead: bool = False
+) -> tuple[Number, list[Number]]:
+    """c and the weights of the predictions at p, before p, ...; with `ahead`, first of that at q.
+
+    Args:
+        grid: the points; the step leads from p = grid[i] to q = grid[i + 1].
+        i: the step.
+        values: how many predictions there are up to p.
+        kind: which prediction is integrated.
+        ahead: the polynomial also goes through a prediction at q (a corrector).
+    """
+    p, q = grid[i], grid[i + 1]
+    keep, scale = transfer(p, q, kind)
+    values = usable(grid, i, values)
+    h = step_in_lambda(p, q)
+    if isinstance(h, float) and math.isinf(h):
+        return keep, [0.0, scale] if ahead else [scale]
+    if values == 1 and not ahead:
+        return keep, [scale]
+    sign, scale = (-1.0, q.alpha) if kind == "data" else (1.0, -q.sigma)
+    nodes: list[Number] = [1.0] if ahead else []
+    nodes += [step_in_lambda(p, grid[i - j]) / h for j in range(values)]
+    parts = lagrange_weights(nodes, moments(h, len(nodes) - 1, sign))
+    return keep, [scale * part for part in parts]
 
 
 def combine(x: Tensor, keep: Number, terms: Sequence[tuple[Number, Tensor]]) -> Tensor:
@@ -142,7 +177,7 @@ def noise_free(grid: Grid) -> bool:
 
 
 def extrapolated(grid: Grid, last: Tensor, before: Tensor) -> Tensor:
-    """D at sigma = 0 from its last two values: linear in (sigma / alpha)^2 (`prp-last-step`)."""
+    """D at sigma = 0 from its last two values: linear in (sigma / alpha)^2 (`prp-final-step`)."""
     n = grid.steps
     a, b = grid[n - 1].ratio ** 2, grid[n - 2].ratio ** 2
     return torch.add(last, last - before, alpha=a / (b - a))
@@ -156,6 +191,7 @@ def multistep(
     kind: Predicted,
     order: int,
     weights: Weights,
+    start: Start = "low",
     lower_final: int = 0,
     extrapolate: bool = False,
     fresh: Callable[[Point, Point], Number] | None = None,
@@ -172,6 +208,9 @@ def multistep(
         kind: which prediction is integrated.
         order: the largest number of predictions used; the first steps have fewer.
         weights: c and w of a step.
+        start: the first steps have fewer predictions than `order`. "low" leaves it at that, which
+            bounds the order of the whole by 2; "corrected" takes each of them again once the
+            prediction at its end is there, at no cost (`prp-corrected-start`).
         lower_final: the last `lower_final` steps use at most 1, 2, ... predictions, counted from
             the end, so that the end is not extrapolated by a polynomial of high degree.
         extrapolate: a last step to sigma = 0 extrapolates D instead of returning its last value.
@@ -183,20 +222,24 @@ def multistep(
     Raises:
         ValueError: the noise is to be predicted from a point without signal.
     """
-    if kind == "noise" and not isinstance(grid[0].alpha, Tensor) and grid[0].alpha == 0.0:
-        raise ValueError(
-            f"times: at t = {grid[0].t} there is no signal (alpha = 0), and a method that "
-            "integrates the noise divides by alpha: begin a little later, or use one that "
-            "integrates the data (dpmpp, ddim)."
-        )
+    if kind == "noise":
+        need_signal(grid)
+    if start not in ("corrected", "low"):
+        raise ValueError(f"start must be 'corrected' or 'low', but it is {start!r}.")
     n = grid.steps
     past: list[Tensor] = []  # the newest first
+    before: list[Tensor] = []  # the state that the last step began with, if it is to be redone
     extrapolate = extrapolate and noise_free(grid) and n > 1 and not math.isinf(grid[n - 2].ratio)
 
     def step(x: Tensor, i: int) -> Tensor:
         p, q = grid[i], grid[i + 1]
         past.insert(0, field.predict(x, p, kind))
+        if before:
+            keep, parts = polynomial_step(grid, i - 1, len(past) - 1, kind, ahead=True)
+            x = combine(before.pop(), keep, list(zip(parts, past, strict=False)))
         del past[order:]
+        if start == "corrected" and len(past) < order:
+            before.append(x)
         if extrapolate and i == n - 1 and len(past) > 1:
             return extrapolated(grid, past[0], past[1])
         at_hand = len(past) if n - i > lower_final else min(len(past), n - i)

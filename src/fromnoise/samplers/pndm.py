@@ -9,7 +9,7 @@ from torch import Tensor
 from fromnoise.fields import Field
 from fromnoise.grids import Grid, Number, as_grid
 from fromnoise.samplers._loop import sampler, walk
-from fromnoise.samplers.exponential import combine, multistep, transfer
+from fromnoise.samplers.exponential import combine, multistep, need_signal, transfer
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -37,8 +37,8 @@ def ipndm(
     """Improved PNDM: Adams-Bashforth of rising order from the first step on, no warm-up.
 
     Zhang and Chen 2023 use it as a baseline of that name. The weights are those of equal steps,
-    whatever the grid: on a grid that is not equal in sigma / alpha the order is 1
-    (`prp-pndm-order`), though the constant is often small.
+    whatever the grid: on a smooth grid that is not equal in sigma / alpha the order is 2
+    (`prp-pndm-order`).
 
     Args:
         field: of the path.
@@ -98,11 +98,7 @@ def pndm(
         NotFiniteError: a prediction was not finite.
     """
     grid = as_grid(times, field.schedule)
-    if not isinstance(grid[0].alpha, Tensor) and grid[0].alpha == 0.0:
-        raise ValueError(
-            f"times: at t = {grid[0].t} there is no signal (alpha = 0), which PNDM divides by: "
-            "begin a little later, or use dpmpp or ddim."
-        )
+    need_signal(grid)
     past: list[Tensor] = []
 
     def step(x: Tensor, i: int) -> Tensor:

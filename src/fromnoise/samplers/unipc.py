@@ -13,8 +13,8 @@ from fromnoise.grids import Grid, Number, as_grid
 from fromnoise.samplers._loop import sampler, walk
 from fromnoise.samplers.exponential import (
     combine,
-    lagrange_weights,
-    moments,
+    need_signal,
+    polynomial_step,
     step_in_lambda,
     transfer,
     usable,
@@ -31,26 +31,18 @@ def _step_weights(
     The predictions are ordered (at q,) at p, before p, ...
     """
     p, q = grid[i], grid[i + 1]
-    keep, scale = transfer(p, q, kind)
+    slopes = usable(grid, i, values) - 1 + corrector
     h = step_in_lambda(p, q)
-    values = usable(grid, i, values)
-    if isinstance(h, float) and math.isinf(h):
-        return keep, ([0.0, scale] if corrector else [scale])
-    if values == 1 and not corrector:
-        return keep, [scale]
+    if variant == "exact" or slopes != 1 or (isinstance(h, float) and math.isinf(h)):
+        return polynomial_step(grid, i, values, kind, ahead=corrector)
+    # one slope only: the paper sets its weight to 1/2 instead of solving for it
+    keep, scale = transfer(p, q, kind)
     sign, outer = (-1.0, q.alpha) if kind == "data" else (1.0, -q.sigma)
-    if variant != "exact" and values + corrector == 2:
-        # one slope only: the paper sets its weight to 1/2 instead of solving for it
-        slope = 0.5 * outer * (h if variant == "bh1" else sign * _expm1(sign * h))
-        if corrector:
-            return keep, [slope, scale - slope]
-        slope = slope / -(step_in_lambda(p, grid[i - 1]) / h)
-        return keep, [scale + slope, -slope]
-    nodes: list[Number] = [step_in_lambda(p, grid[i - j]) / h for j in range(values)]
+    slope = 0.5 * outer * (h if variant == "bh1" else sign * _expm1(sign * h))
     if corrector:
-        nodes = [1.0, *nodes]
-    parts = lagrange_weights(nodes, moments(h, len(nodes) - 1, sign))
-    return keep, [outer * part for part in parts]
+        return keep, [slope, scale - slope]
+    slope = slope / -(step_in_lambda(p, grid[i - 1]) / h)
+    return keep, [scale + slope, -slope]
 
 
 def _expm1(h: Number) -> Number:
@@ -103,11 +95,8 @@ def unipc(
     if variant not in ("bh1", "bh2", "exact"):
         raise ValueError(f"variant must be 'bh1', 'bh2' or 'exact', but it is {variant!r}.")
     grid = as_grid(times, field.schedule)
-    if kind == "noise" and not isinstance(grid[0].alpha, Tensor) and grid[0].alpha == 0.0:
-        raise ValueError(
-            f"times: at t = {grid[0].t} there is no signal (alpha = 0), which kind='noise' divides "
-            "by: begin a little later, or take kind='data'."
-        )
+    if kind == "noise":
+        need_signal(grid)
     past: list[Tensor] = []  # predictions, the newest first
     before: list[Tensor] = []  # the state that the last predictor began with
     used: list[int] = []  # how many predictions it used
