@@ -18,6 +18,7 @@ PACKAGE = Path(fromnoise.__file__).parent
 FLOORS = [
     "_shapes",
     "_files",
+    "labels",
     "schedules",
     "discrete_schedules",
     "grids",
@@ -32,6 +33,7 @@ FLOORS = [
     "measurements",
     "editing",
     "likelihood",
+    "guidance",
     "metrics",
     "assignment",
     "couplings",

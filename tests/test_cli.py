@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fromnoise import checkpoints, recipes
 from fromnoise.cli import app
+from fromnoise.labels import Labelled
 from fromnoise.recipes import checkerboard_flow
 from fromnoise.targets import ConditionalFlowMatching
 
@@ -131,3 +132,21 @@ def test_mistakes_are_one_plain_line(arguments, message):
 def test_unknown_options_are_refused():
     assert run("sample", "digits-flow", "--solver", "leapfrog").exit_code == 2
     assert run("train", "digits-flow", "--budget", "tpu").exit_code == 2
+
+
+def test_sampling_by_label(tmp_path):
+    recipe = dataclasses.replace(
+        recipes.get("digits-conditional-weak"),
+        data=lambda: (Labelled(torch.zeros(8, 1, 28, 28), torch.arange(8)), "black"),
+        options={"widths": (8, 8), "embedding": 8, "classes": 10},
+        budgets={"cpu": TINY},
+    )
+    weights, picture = tmp_path / "labelled.safetensors", tmp_path / "grid.png"
+    recipe.train(out=weights, progress=False)
+    arguments = ("sample", weights, "--steps", 2, "--n", 5, "--out", picture)
+    result = run(*arguments, "--labels", "3,1", "--guidance", 2)
+    assert result.exit_code == 0, result.output
+    assert "labels 3,1, guidance 2" in result.output and picture.is_file()
+    for labels, message in (("3,x", "write whole numbers"), ("11", "knows 0 to 9")):
+        result = run(*arguments, "--labels", labels)
+        assert result.exit_code == 1 and message in result.output

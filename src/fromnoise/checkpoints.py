@@ -37,6 +37,7 @@ from fromnoise._files import cache_dir, fetch, replacing, sha256, write_bytes
 from fromnoise._shapes import check_same_shape
 from fromnoise.distributions import Law, eight_gaussians
 from fromnoise.fields import Field, NetworkField
+from fromnoise.guidance import classifier_free
 from fromnoise.paths import GaussianPath
 from fromnoise.predictions import coefficients
 from fromnoise.processes import probability_flow
@@ -68,6 +69,31 @@ class Pretrained:
     event: tuple[int, ...]
     record: dict[str, Any]
     source: Law | None = None
+
+    @property
+    def classes(self) -> int | None:
+        """How many labels the network can be told; None if it is unconditional."""
+        return self.field.classes if isinstance(self.field, NetworkField) else None
+
+    def guided(self, labels: int | Tensor | None, scale: float = 1.0) -> Field:
+        """The field for these labels with classifier-free guidance; without labels, the field.
+
+        Raises:
+            ValueError: there are labels and the network is unconditional or has no such label, or
+                there is a scale and no label.
+        """
+        if labels is None:
+            if scale != 1.0:
+                raise ValueError(
+                    f"guidance={scale} without labels: say what to guide to, or leave it 1."
+                )
+            return self.field
+        if self.classes is None:
+            raise ValueError(
+                f"labels: {self.record.get('recipe', 'this model')} was trained without labels; "
+                "leave them out, or use a conditional model (digits-conditional)."
+            )
+        return classifier_free(self.field, labels, scale)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -106,6 +132,8 @@ class Pretrained:
         batch_size: int = 256,
         span: tuple[float, float] | None = None,
         source: Tensor | None = None,
+        labels: int | Tensor | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Draw ``n`` samples ``(n, *event)``: noise, carried along the flow (`alg-flow-sampling`).
 
@@ -123,9 +151,13 @@ class Pretrained:
                 change the noise.
             span: first and last time; :attr:`span` unless given.
             source: the points to start from, ``(n, *event)``, in place of a draw.
+            labels: what to draw, one or ``(n,)``, for a conditional network.
+            guidance: scale of classifier-free guidance (`def-classifier-free`): 1 is the
+                conditional model, 0 ignores the labels.
 
         Raises:
-            ValueError: ``source`` does not hold n points of the model's shape.
+            ValueError: ``source`` does not hold n points of the model's shape, or there are not n
+                labels, or the network does not know them.
         """
         weight = next(self.net.parameters())
         schedule = self.field.schedule
@@ -134,11 +166,17 @@ class Pretrained:
         noise = noise.to(weight.dtype)
         first, last = self.span if span is None else span
         times = torch.linspace(first, last, steps + 1, device=weight.device)
-        flow = probability_flow(self.field)
-        parts = noise.to(weight.device).split(batch_size)
-        ends = [solvers.solve_ode(flow, x, times, method=method) for x in parts]
-        if float(schedule.sigma(last)) > 0.0:
-            ends = [self.field.denoise(x, times[-1]) for x in ends]
+        if isinstance(labels, Tensor) and labels.ndim and labels.shape != (n,):
+            raise ValueError(
+                f"labels has shape {tuple(labels.shape)} for n={n} samples: pass one, or ({n},)."
+            )
+        several = isinstance(labels, Tensor) and labels.ndim == 1
+        ends = []
+        for i, x in enumerate(noise.to(weight.device).split(batch_size)):
+            part = labels[i * batch_size : i * batch_size + len(x)] if several else labels
+            field = self.guided(part, guidance)
+            x = solvers.solve_ode(probability_flow(field), x, times, method=method)
+            ends.append(field.denoise(x, times[-1]) if float(schedule.sigma(last)) > 0.0 else x)
         return torch.cat(ends)
 
 

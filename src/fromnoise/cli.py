@@ -103,6 +103,12 @@ def sample(
     solver: Annotated[Solver, typer.Option(help="One-step method.")] = Solver.heun,
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    labels: Annotated[
+        str | None, typer.Option(help="What to draw, such as 7 or 0,1,2 (taken in turn).")
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(help="Scale of classifier-free guidance; 1 is the conditional model.")
+    ] = 1.0,
 ) -> None:
     """Draw samples: a grid of images, or a scatter of points for models of the plane."""
     import torch
@@ -114,9 +120,12 @@ def sample(
         steps=steps,
         method=getattr(solvers, solver.value),
         generator=torch.Generator().manual_seed(seed),
+        labels=_labels(labels, n),
+        guidance=guidance,
     )
     _picture(x, out)
-    typer.echo(f"wrote {out}: {n} samples, {steps} {solver.value} steps, seed {seed}")
+    what = "" if labels is None else f", labels {labels}, guidance {guidance:g}"
+    typer.echo(f"wrote {out}: {n} samples, {steps} {solver.value} steps, seed {seed}{what}")
 
 
 @app.command()
@@ -176,6 +185,19 @@ def check(
         good = report.many(chapter, typer.echo, json)
     if not good:
         raise typer.Exit(1)
+
+
+def _labels(text: str | None, n: int):
+    """The labels of n samples from "0,1,2", taken in turn."""
+    import torch
+
+    if text is None:
+        return None
+    try:
+        few = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"labels={text!r}: write whole numbers, such as 7 or 0,1,2.") from error
+    return torch.tensor([few[i % len(few)] for i in range(n)])
 
 
 def _picture(x, out: Path) -> None:

@@ -15,6 +15,7 @@ Sampling takes a ``torch.Generator`` on the device of the law.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -159,6 +160,24 @@ class GaussianMixture:
         return GaussianMixture(
             self.weights, alpha * self.means, alpha**2 * self.covs + sigma**2 * eye
         )
+
+    def part(self, components: Sequence[int]) -> GaussianMixture:
+        """The law given that the component is one of these: of a class, if they make one up.
+
+        Raises:
+            ValueError: there is no such component, or none is named, or one is named twice.
+        """
+        chosen = sorted(set(components))
+        if (
+            not chosen
+            or len(chosen) != len(components)
+            or not 0 <= chosen[0] <= chosen[-1] < len(self.weights)
+        ):
+            raise ValueError(
+                f"components={list(components)} must be distinct numbers from 0 to "
+                f"{len(self.weights) - 1}, at least one."
+            )
+        return GaussianMixture(self.weights[chosen], self.means[chosen], self.covs[chosen])
 
     def _like(self, x: Tensor) -> GaussianMixture:
         """The same law in the dtype and on the device of x, so that every result follows x."""

@@ -130,6 +130,30 @@ def confidence(classifier: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return functional.softmax(classifier(x), dim=1).max(dim=1)
 
 
+def diversity(x: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared distance of two samples with the same label, for each label that occurs.
+
+    Twice the total variance of the class, estimated without bias.
+
+    Args:
+        x: ``(n, *event)``.
+        labels: ``(n,)``; every label that occurs must occur at least twice.
+
+    Returns:
+        One number for each label in increasing order.
+
+    Raises:
+        ValueError: a label occurs once.
+    """
+    flat, out = x.flatten(1).double(), []
+    for label in labels.unique():
+        part = flat[labels == label]
+        if len(part) < 2:
+            raise ValueError(f"label {int(label)} occurs once: distances need two samples of it.")
+        out.append(2.0 * part.var(dim=0).sum())
+    return torch.stack(out)
+
+
 def mean_and_error(values: Tensor) -> tuple[float, float]:
     """The mean of independent values and its standard error."""
     return values.mean().item(), (values.std() / math.sqrt(len(values))).item()

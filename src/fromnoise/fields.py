@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from typing import Literal
 
@@ -122,19 +122,24 @@ class NetworkField(Field):
     """A network seen as a field.
 
     Args:
-        net: maps ``x: (batch, *event)`` and ``t: (batch,)`` to ``(batch, *event)``.
+        net: maps ``x: (batch, *event)`` and ``t: (batch,)`` to ``(batch, *event)``. A conditional
+            one takes labels ``(batch,)`` as a third argument, and says in its attribute `classes`
+            how many there are.
         path: the Gaussian path it was trained on.
         prediction: what its output means.
         independent_noise: whether it was trained with normal noise that was drawn independently of
             the data. If not, X_t given X_1 is not normal, and the noise says nothing about the
             score (`rem-coupled-score`); denoiser, noise (E[X_0 | X_t]) and velocity hold all the
             same.
+        labels: what a conditional network is told, ``(batch,)`` or one label for all; None for
+            nothing, which makes it unconditional. Set them with `given`.
     """
 
-    net: Callable[[Tensor, Tensor], Tensor]
+    net: Callable[..., Tensor]
     path: GaussianPath
     prediction: Kind = "velocity"
     independent_noise: bool = True
+    labels: Tensor | None = None
     _dtype: torch.dtype | None = dataclass_field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -148,9 +153,50 @@ class NetworkField(Field):
         """alpha and sigma of the path."""
         return self.path.schedule
 
+    @property
+    def classes(self) -> int | None:
+        """How many labels the network can be told; None if it is unconditional."""
+        return getattr(self.net, "classes", None)
+
+    def given(self, labels: int | Tensor | None) -> NetworkField:
+        """The field given labels, that of p_t(x | y): what the network says when it is told them.
+
+        Args:
+            labels: one for the whole batch, or int64 ``(batch,)``, from 0 to classes - 1; None, or
+                the label `classes`, for the unconditional field.
+
+        Raises:
+            ValueError: the network is unconditional, or has no such label.
+            TypeError: the labels are no whole numbers.
+        """
+        if labels is None:
+            return replace(self, labels=None)
+        if self.classes is None:
+            raise ValueError(
+                "labels: this network was trained without labels and has no conditional field: "
+                "leave them out, or load or train a conditional one (digits-conditional)."
+            )
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise TypeError(f"labels are {labels.dtype}: pass whole numbers (int64).")
+        if labels.ndim > 1:
+            raise ValueError(f"labels has shape {tuple(labels.shape)}: pass one, or (batch,).")
+        low, high = (int(v) for v in labels.aminmax()) if labels.numel() else (0, 0)
+        if low < 0 or high > self.classes:
+            raise ValueError(
+                f"labels span [{low}, {high}], but the network knows 0 to {self.classes - 1} (and "
+                f"{self.classes} for no label)."
+            )
+        return replace(self, labels=labels.long())
+
+    def _call(self, x: Tensor, time: Tensor) -> Tensor:
+        if self.labels is None:
+            return self.net(x, time)
+        return self.net(x, time, self.labels.to(x.device))
+
     def _as(self, target: Kind, x: Tensor, t: float | Tensor) -> Tensor:
         time = as_time(t, x)
-        output = self.net(x, time.flatten().expand(x.shape[0]))
+        output = self._call(x, time.flatten().expand(x.shape[0]))
         check_same_shape(output, x, "the network's output", "x")
         return convert(output, x, t, source=self.prediction, target=target, schedule=self.schedule)
 
@@ -166,7 +212,7 @@ class NetworkField(Field):
             time = point.t.to(x.device, dtype)
         else:
             time = torch.full(x.shape[:1], point.t, dtype=dtype, device=x.device)
-        output = self.net(x if x.dtype == dtype else x.to(dtype), time)
+        output = self._call(x if x.dtype == dtype else x.to(dtype), time)
         if output.shape != x.shape:
             check_same_shape(output, x, "the network's output", "x")
         output = output.to(x.dtype)

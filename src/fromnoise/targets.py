@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fromnoise._shapes import check_same_shape
 from fromnoise.couplings import Coupling, independent
+from fromnoise.labels import Labelled
 from fromnoise.paths import GaussianPath, PathSample
 from fromnoise.predictions import Kind, coefficients
 from fromnoise.time_samplers import TimeSampler, UniformTimes
@@ -28,7 +29,7 @@ Net = Callable[[Tensor, Tensor], Tensor]
 class Target(Protocol):
     """What the training loop needs of a target."""
 
-    def loss(self, net: Net, data: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def loss(self, net: Net, data: Any, generator: torch.Generator | None = None) -> Tensor:
         """The loss of ``net`` on a batch of data, a scalar to differentiate."""
         ...
 
@@ -231,3 +232,62 @@ class VariationalAutoencoder:
         """The mean over the batch of -ELBO / d, with one draw of the latent for each datum."""
         bound = net.elbo(data, generator, self.beta)
         return -bound.mean() / data[0].numel()
+
+
+@dataclass(frozen=True)
+class LabelDropout:
+    """Another target for a network that is told the label, and every so often is not.
+
+    With probability `drop`, independently of everything else, a label is replaced by "no label",
+    which is the label `classes`. The minimizer is then the conditional prediction for the labels
+    and the unconditional one for "no label", whatever `drop` in (0, 1) (`prp-label-dropout`, Ho &
+    Salimans 2022); `drop` says how much of the training each of the two gets.
+
+    Attributes:
+        target: of the prediction; its noise must be independent of the data.
+        classes: how many labels there are: they are 0, ..., classes - 1.
+        drop: probability of hiding a label, in [0, 1].
+
+    Raises:
+        ValueError: `drop` or `classes` is out of its range, or the target couples noise and data
+            (which would move the data away from their labels).
+    """
+
+    target: Target
+    classes: int
+    drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the numbers and the coupling."""
+        if self.classes < 1:
+            raise ValueError(f"classes must be at least 1, but it is {self.classes}.")
+        if not 0.0 <= self.drop <= 1.0:
+            raise ValueError(f"drop must lie in [0, 1], but it is {self.drop}.")
+        if getattr(self.target, "coupling", independent) is not independent:
+            raise ValueError(
+                "target: its coupling reorders a batch and would give data the labels of others; "
+                "leave the coupling out (independent noise)."
+            )
+
+    def loss(
+        self, net: Callable, data: Labelled, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The loss of ``net(x, t, labels)`` on one batch of data with labels.
+
+        Raises:
+            ValueError: a label is not below `classes`, or the target's own errors.
+            TypeError: the data have no labels.
+        """
+        if not isinstance(data, Labelled):
+            raise TypeError(
+                f"data is {type(data).__name__}: LabelDropout trains on Labelled(x, labels)."
+            )
+        labels = data.labels
+        if int(labels.max()) >= self.classes:
+            raise ValueError(
+                f"labels go up to {int(labels.max())}, but classes={self.classes}: labels count "
+                "from 0 and must lie below it."
+            )
+        hidden = torch.rand(len(labels), generator=generator, device=labels.device) < self.drop
+        told = labels.masked_fill(hidden, self.classes)
+        return self.target.loss(lambda x, t: net(x, t, told), data.x, generator)

@@ -35,6 +35,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fromnoise._files import replacing
 from fromnoise.distributions import Law
+from fromnoise.labels import Labelled
 from fromnoise.targets import Target
 
 with warnings.catch_warnings():
@@ -113,7 +114,7 @@ class Trained:
 def train(
     net: nn.Module,
     target: Target,
-    data: Tensor | Law,
+    data: Tensor | Labelled | Law,
     *,
     steps: int,
     batch_size: int = 256,
@@ -135,8 +136,8 @@ def train(
     Args:
         net: the network; called by the target as ``net(x, t)``.
         target: draws times and noise and owns the loss.
-        data: a tensor ``(n, *event)``, gone through in a new random order every epoch, or a law
-            with ``sample``, drawn from anew at every step.
+        data: a tensor ``(n, *event)`` or data with labels, gone through in a new random order every
+            epoch, or a law with ``sample``, drawn from anew at every step.
         steps: number of steps; this and the next eight are described in :class:`Settings`.
         batch_size: see :class:`Settings`.
         lr: see :class:`Settings`.
@@ -164,7 +165,7 @@ def train(
     settings = Settings(
         steps, batch_size, lr, warmup, decay, ema_decay, tuple(betas), weight_decay, clip, seed
     )
-    if isinstance(data, Tensor) and len(data) == 0:
+    if isinstance(data, Tensor | Labelled) and len(data) == 0:
         raise ValueError("data is empty: pass a tensor (n, *event) with n >= 1")
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
@@ -309,10 +310,10 @@ def loss_curve(losses: list[float], points: int = 200) -> dict[str, list[float]]
 
 
 def _batch(
-    data: Tensor | Law, batch_size: int, step: int, seed: int, generator: torch.Generator
-) -> Tensor:
-    """The batch of a step. Of a tensor, it depends on the seed and the step only."""
-    if not isinstance(data, Tensor):
+    data: Tensor | Labelled | Law, batch_size: int, step: int, seed: int, generator: torch.Generator
+) -> Tensor | Labelled:
+    """The batch of a step. Of stored data, it depends on the seed and the step only."""
+    if not isinstance(data, Tensor | Labelled):
         return data.sample(batch_size, generator=generator)
     rows = []
     position, end = step * batch_size, (step + 1) * batch_size

@@ -1,4 +1,4 @@
-"""How a network is told the time: sinusoids of many frequencies, then a small MLP."""
+"""How a network is told the time (sinusoids, then a small MLP) and a label (a table)."""
 
 from __future__ import annotations
 
@@ -57,3 +57,47 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Embed the times ``t`` of shape ``(batch,)``."""
         return self.mlp(sinusoids(t, self.frequencies))  # (batch, width)
+
+
+class LabelEmbedding(nn.Module):
+    """A learned vector for each label 0, ..., classes - 1, and one more for "no label".
+
+    "No label" is the label ``classes``, the last row of the table. A network that was trained with
+    some of its labels replaced by it is a conditional and an unconditional one
+    (`prp-label-dropout`).
+
+    Args:
+        classes: how many labels there are, at least 1.
+        width: of a vector.
+    """
+
+    def __init__(self, classes: int, width: int):
+        super().__init__()
+        if classes < 1:
+            raise ValueError(f"classes is {classes}: it must be at least 1")
+        self.classes = classes
+        self.table = nn.Embedding(classes + 1, width)
+
+    def forward(self, labels: int | Tensor | None, batch: int) -> Tensor:
+        """The vectors ``(batch, width)`` of the labels: one, one for each item, or None for none.
+
+        Raises:
+            ValueError: there is neither one label nor one for each item.
+        """
+        labels = self.classes if labels is None else labels
+        labels = torch.as_tensor(labels, device=self.table.weight.device)
+        if labels.numel() not in (1, batch):
+            raise ValueError(
+                f"labels has shape {tuple(labels.shape)} but x has a batch of {batch}: pass one "
+                "label, or one label for each item of the batch"
+            )
+        return self.table(labels.reshape(-1).expand(batch))
+
+
+def check_conditional(embedding: nn.Module | None, labels: int | Tensor | None) -> None:
+    """Raise a ``ValueError`` if there are labels and the network was built without a table."""
+    if embedding is None and labels is not None:
+        raise ValueError(
+            "labels: this network was built without classes and cannot be told a label; leave "
+            "labels out, or train one with classes, such as the recipe digits-conditional"
+        )

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fromnoise.networks.embeddings import TimeEmbedding, time_vector
+from fromnoise.networks.embeddings import (
+    LabelEmbedding,
+    TimeEmbedding,
+    check_conditional,
+    time_vector,
+)
 
 
 class MLP(nn.Module):
@@ -19,24 +24,34 @@ class MLP(nn.Module):
         hidden: width of the hidden layers.
         depth: number of residual blocks.
         frequencies: number of sinusoidal features of the time (even).
+        classes: number of labels that it can be told; None for a network without labels.
     """
 
-    def __init__(self, dim: int, hidden: int = 128, depth: int = 3, frequencies: int = 64):
+    def __init__(
+        self,
+        dim: int,
+        hidden: int = 128,
+        depth: int = 3,
+        frequencies: int = 64,
+        classes: int | None = None,
+    ):
         super().__init__()
         for name, value in {"dim": dim, "hidden": hidden, "depth": depth}.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
-        self.dim = dim
+        self.dim, self.classes = dim, classes
         self.time = TimeEmbedding(hidden, frequencies)
+        self.label = None if classes is None else LabelEmbedding(classes, hidden)
         self.first = nn.Linear(dim, hidden)
         self.blocks = nn.ModuleList(_Block(hidden) for _ in range(depth))
         self.last = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Evaluate at points ``x`` of shape ``(batch, dim)`` and times ``t``.
+    def forward(self, x: Tensor, t: float | Tensor, labels: int | Tensor | None = None) -> Tensor:
+        """Evaluate at points ``x`` of shape ``(batch, dim)``, times ``t`` and labels.
 
         Raises:
-            ValueError: if ``x`` is not ``(batch, dim)`` or ``t`` does not fit its batch.
+            ValueError: if ``x`` is not ``(batch, dim)``, ``t`` or ``labels`` do not fit its batch,
+                or there are labels and the network has no classes.
             TypeError: if ``x`` has another dtype than the weights.
         """
         if x.ndim != 2 or x.shape[1] != self.dim:
@@ -45,7 +60,10 @@ class MLP(nn.Module):
                 "reshape x, or build the network with another dim"
             )
         check_dtype(x, self)
+        check_conditional(self.label, labels)
         embedding = self.time(time_vector(t, x))  # (batch, hidden)
+        if self.label is not None:
+            embedding = embedding + self.label(labels, len(x))
         h = self.first(x)  # (batch, hidden)
         for block in self.blocks:
             h = block(h, embedding)  # (batch, hidden)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise._shapes import expand
-from fromnoise.networks.embeddings import time_vector
+from fromnoise.networks.embeddings import check_conditional, time_vector
 from fromnoise.schedules import Schedule
 
 
@@ -91,8 +91,20 @@ class Preconditioned(nn.Module):
         preconditioning(torch.zeros(1), schedule, sigma_data)  # refuses an impossible scale
         self.network, self.schedule, self.sigma_data = network, schedule, sigma_data
 
-    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """The denoised ``x``, ``(batch, *event)``, at times ``t`` (one, or one for each item)."""
+    @property
+    def classes(self) -> int | None:
+        """Number of labels that the network inside can be told."""
+        return getattr(self.network, "classes", None)
+
+    def forward(self, x: Tensor, t: float | Tensor, labels: int | Tensor | None = None) -> Tensor:
+        """The denoised ``x``, ``(batch, *event)``, at times ``t`` (one, or one for each item).
+
+        Raises:
+            ValueError: there are labels and the network inside has no classes.
+        """
+        check_conditional(None if self.classes is None else self.network, labels)
         c = preconditioning(time_vector(t, x), self.schedule, self.sigma_data)
-        inner = self.network(expand(c.into, x) * x, c.noise)
+        into = expand(c.into, x) * x
+        told = () if labels is None else (labels,)
+        inner = self.network(into, c.noise, *told)
         return expand(c.skip, x) * x + expand(c.out, x) * inner

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromnoise.networks.embeddings import TimeEmbedding, time_vector
+from fromnoise.networks.embeddings import (
+    LabelEmbedding,
+    TimeEmbedding,
+    check_conditional,
+    time_vector,
+)
 from fromnoise.networks.mlp import check_dtype
 
 
@@ -35,6 +40,7 @@ class UNet(nn.Module):
         heads: attention heads.
         outputs: channels returned, if not ``channels``: 2 ``channels`` for a network that also
             learns a variance.
+        classes: number of labels that it can be told; None for a network without labels.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class UNet(nn.Module):
         groups: int = 8,
         heads: int = 4,
         outputs: int | None = None,
+        classes: int | None = None,
     ):
         super().__init__()
         if any(w % groups or w < 1 for w in widths) or widths[-1] % heads:
@@ -54,9 +61,10 @@ class UNet(nn.Module):
                 f"widths is {tuple(widths)}: each must be a positive multiple of groups={groups}, "
                 f"and the last one of heads={heads}"
             )
-        self.channels, self.patch = channels, patch
+        self.channels, self.patch, self.classes = channels, patch, classes
         self.stride = patch * 2 ** (len(widths) - 1)
         self.time = TimeEmbedding(embedding)
+        self.label = None if classes is None else LabelEmbedding(classes, embedding)
         self.first = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -74,12 +82,13 @@ class UNet(nn.Module):
         outputs = channels if outputs is None else outputs
         self.last = zeroed(nn.Conv2d(widths[0], outputs * patch**2, 3, padding=1))
 
-    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Evaluate at images ``x`` and times ``t`` (one, or one for each image).
+    def forward(self, x: Tensor, t: float | Tensor, labels: int | Tensor | None = None) -> Tensor:
+        """Evaluate at images ``x``, times ``t`` and labels (one, or one for each image).
 
         Raises:
-            ValueError: if ``x`` is not a batch of images of a size that the levels can halve, or
-                ``t`` does not fit its batch.
+            ValueError: if ``x`` is not a batch of images of a size that the levels can halve,
+                ``t`` or ``labels`` do not fit its batch, or there are labels and the network has
+                no classes.
             TypeError: if ``x`` has another dtype than the weights.
         """
         if x.ndim != 4 or x.shape[1] != self.channels or any(n % self.stride for n in x.shape[2:]):
@@ -88,7 +97,10 @@ class UNet(nn.Module):
                 f"width) with height and width multiples of {self.stride}; reshape or pad x"
             )
         check_dtype(x, self)
+        check_conditional(self.label, labels)
         embedding = self.time(time_vector(t, x))  # (b, e)
+        if self.label is not None:
+            embedding = embedding + self.label(labels, len(x))  # (b, e)
         h = self.first(functional.pixel_unshuffle(x, self.patch))  # (b, w0, H, W), H = height/patch
         handed = []
         for level, blocks in enumerate(self.down):

@@ -11,6 +11,7 @@ from typing import Any
 from fromnoise.recipes import (
     checkerboard_flow,
     digits_ablation,
+    digits_conditional,
     digits_couplings,
     digits_ddpm,
     digits_flow,
@@ -28,6 +29,7 @@ _RECIPES = {
         checkerboard_flow.RECIPE,
         digits_flow.RECIPE,
         *digits_ablation.RECIPES,
+        *digits_conditional.RECIPES,
         *digits_couplings.RECIPES,
         digits_ddpm.RECIPE,
         digits_ncsn.RECIPE,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fromnoise import checkpoints, training
 from fromnoise.distributions import Law
+from fromnoise.labels import Labelled
 from fromnoise.paths import GaussianPath
 from fromnoise.predictions import Kind
 from fromnoise.schedules import Schedule
@@ -25,7 +26,8 @@ class Recipe:
     Attributes:
         name: what ``fromnoise train`` calls it.
         summary: one line on what it makes.
-        data: returns the data, a tensor or a law, and a line on where they came from.
+        data: returns the data (a tensor, data with labels, or a law), and a line on where they
+            came from.
         event: shape of one sample.
         network: class of the network, in :mod:`fromnoise.networks`.
         options: its options.
@@ -42,7 +44,7 @@ class Recipe:
 
     name: str
     summary: str
-    data: Callable[[], tuple[Tensor | Law, str]]
+    data: Callable[[], tuple[Tensor | Labelled | Law, str]]
     event: tuple[int, ...]
     network: str
     options: Mapping[str, Any]
