@@ -37,12 +37,14 @@ ODE_SAMPLERS = {
     "unipc-1": (samplers.unipc, {"order": 1, "lower_final": False}, 2),
     "unipc-2": (samplers.unipc, {"order": 2, "lower_final": False}, 3),
     "unipc-2 noise": (samplers.unipc, {"order": 2, "lower_final": False, "kind": "noise"}, 3),
+    "ipndm": (samplers.ipndm, {}, 2),
+    "pndm": (samplers.pndm, {}, 2),
     "adams-1": (samplers.adams, {"order": 1}, 2),
     "adams-2": (samplers.adams, {"order": 2}, 3),
     "adams-2 predictor": (samplers.adams, {"order": 2, "corrected": False}, 2),
 }
 NEED_SIGNAL = {"edm_heun", "deis-2", "deis-3", "multistep-2", "multistep-3", "multistep-3 paper"}
-NEED_SIGNAL |= {"dpm-1", "dpm-2", "dpm-3", "unipc-2 noise"}
+NEED_SIGNAL |= {"dpm-1", "dpm-2", "dpm-3", "unipc-2 noise", "ipndm", "pndm"}
 
 
 def seeded(seed=0):
