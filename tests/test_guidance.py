@@ -483,7 +483,7 @@ def test_label_dropout_hides_the_right_share_and_keeps_the_rest():
 def test_label_dropout_learns_both_fields():
     """`prp-label-dropout` on two Gaussians: both denoisers of one small network are the exact ones.
 
-    Root-mean-square errors against data of deviation 2; found 0.024, 0.027, unconditional 0.07.
+    Root-mean-square errors, data of deviation 2; found 0.024, 0.027, and 0.07 without a label.
     """
     law = GaussianMixture(
         torch.tensor([0.5, 0.5]), torch.tensor([[-2.0], [2.0]]), 0.09 * torch.ones(2, 1, 1)
