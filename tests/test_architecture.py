@@ -35,6 +35,7 @@ FLOORS = [
     "likelihood",
     "guidance",
     "metrics",
+    "quality",
     "assignment",
     "couplings",
     "weightings",

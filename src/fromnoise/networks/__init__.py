@@ -1,8 +1,9 @@
 """Networks f(x, t): they take a batch and its times and return the shape of the batch."""
 
+from fromnoise.networks.dit import DiT
 from fromnoise.networks.mlp import MLP
 from fromnoise.networks.preconditioned import Preconditioned
 from fromnoise.networks.unet import UNet
 from fromnoise.networks.vae import VAE, ConvVAE, LinearVAE
 
-__all__ = ["MLP", "VAE", "ConvVAE", "LinearVAE", "Preconditioned", "UNet"]
+__all__ = ["MLP", "VAE", "ConvVAE", "DiT", "LinearVAE", "Preconditioned", "UNet"]

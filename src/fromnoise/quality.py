@@ -1,0 +1,198 @@
+"""Comparing samples with data in a feature space: what each number sees, with its standard error.
+
+All take features, ``(n, d)``: the data themselves in the plane, the last hidden layer of a network
+for images. None of them is "Inception-FID": a distance between features is as good as the features.
+
+- `frechet`: means and covariances only; biased upward, in proportion to 1 / n.
+- `kernel_distance`: the squared MMD with a cubic kernel (KID); unbiased.
+- `precision_recall`: how many samples lie among the data, and the other way round.
+- `two_sample_test`: can a nearest-neighbour rule tell the two apart?
+- `memorization`: are samples nearer to the training data than fresh data are?
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from fromnoise.metrics import frechet_distance
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its standard error.
+
+    Attributes:
+        value: the estimate.
+        error: its standard error.
+    """
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        """The number with its error."""
+        return f"{self.value:.4g} ± {self.error:.2g}"
+
+
+def _check(real: Tensor, fake: Tensor, least: int) -> None:
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"real has shape {tuple(real.shape)} and fake {tuple(fake.shape)}: pass features of "
+            "one width, (n, d); flatten images, or take a network's features."
+        )
+    if min(len(real), len(fake)) < least:
+        raise ValueError(
+            f"real has {len(real)} rows and fake {len(fake)}: at least {least} of each are needed."
+        )
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean(0), torch.cov(x.T).reshape(x.shape[1], x.shape[1])
+
+
+def frechet(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
+    """The squared Fréchet distance of normal laws with the samples' moments ("FID").
+
+    Heusel et al. 2017. Its bias is of the order of 1 / n (`prp-frechet-bias`): compare equal n.
+
+    Args:
+        real: ``(n, d)``.
+        fake: ``(m, d)``.
+        blocks: of the jackknife that gives the error, at least 2.
+
+    Raises:
+        ValueError: the widths differ, or there are fewer rows than d + 1 after leaving one block
+            out, so that a covariance would be singular.
+    """
+    real, fake = real.double(), fake.double()
+    _check(real, fake, 2 * blocks)
+    if (len(real) * (blocks - 1)) // blocks <= real.shape[1]:
+        raise ValueError(
+            f"{len(real)} rows of {real.shape[1]} features: take more samples or fewer features, "
+            "or use kernel_distance, which needs no covariance."
+        )
+    value = frechet_distance(*_moments(real), *_moments(fake)) ** 2
+    left = []
+    for k in range(blocks):
+        parts = [x[torch.arange(len(x)) * blocks // len(x) != k] for x in (real, fake)]
+        left.append(frechet_distance(*_moments(parts[0]), *_moments(parts[1])) ** 2)
+    spread = torch.tensor(left, dtype=torch.float64)
+    error = math.sqrt((blocks - 1) * (spread - spread.mean()).square().mean().item())
+    return Estimate(value, error)
+
+
+def kernel_distance(real: Tensor, fake: Tensor, block: int = 500) -> Estimate:
+    """The squared MMD with the kernel (x . y / d + 1)^3, unbiased: the mean over blocks ("KID").
+
+    Bińkowski et al. 2018.
+
+    Args:
+        real: ``(n, d)``.
+        fake: ``(m, d)``.
+        block: rows of each in a block; the error is that of the mean over blocks.
+
+    Raises:
+        ValueError: the widths differ, or there are fewer than two blocks of at least two rows.
+    """
+    _check(real, fake, 4)
+    n = min(len(real), len(fake))
+    block = min(block, n // 2)
+    values = []
+    for k in range(n // block):
+        x, y = (part[k * block : (k + 1) * block].double() for part in (real, fake))
+        xx, yy, xy = ((a @ b.T / x.shape[1] + 1.0).pow(3) for a, b in ((x, x), (y, y), (x, y)))
+        within = sum((m.sum() - m.diagonal().sum()) / (block * (block - 1)) for m in (xx, yy))
+        values.append((within - 2.0 * xy.mean()).item())
+    found = torch.tensor(values, dtype=torch.float64)
+    return Estimate(found.mean().item(), (found.std() / math.sqrt(len(found))).item())
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x.double(), y.double())
+
+
+def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[Estimate, Estimate]:
+    """Share of samples inside the data's manifold, and of data inside the samples'.
+
+    The manifold of a set is the union of balls about its points that reach to their k-th neighbour
+    (Kynkäänniemi et al. 2019). Errors are binomial.
+
+    Args:
+        real: ``(n, d)``.
+        fake: ``(m, d)``.
+        neighbours: k.
+
+    Returns:
+        precision and recall.
+
+    Raises:
+        ValueError: the widths differ, or there are not more than k rows of each.
+    """
+    _check(real, fake, neighbours + 1)
+    across = _distances(fake, real)
+
+    def share(points_to_set: Tensor, inside: Tensor) -> Estimate:
+        # the point itself is its own nearest neighbour, at distance 0
+        radius = inside.kthvalue(neighbours + 1, dim=1).values
+        within = (points_to_set <= radius).any(1).double()
+        p = within.mean().item()
+        return Estimate(p, math.sqrt(p * (1.0 - p) / len(within)))
+
+    return share(across, _distances(real, real)), share(across.T, _distances(fake, fake))
+
+
+def two_sample_test(real: Tensor, fake: Tensor) -> tuple[Estimate, float]:
+    """Leave-one-out accuracy of a nearest-neighbour rule that tells real from fake, and a p-value.
+
+    1/2 for equal laws; 1 if they can be told apart (Lopez-Paz & Oquab 2017 with the simplest
+    classifier). The p-value is one-sided, from the normal approximation; neighbours are not
+    independent, so that it is a guide.
+
+    Args:
+        real: ``(n, d)``.
+        fake: ``(n, d)``, as many.
+
+    Raises:
+        ValueError: the widths or the numbers of rows differ, or there are fewer than two rows.
+    """
+    _check(real, fake, 2)
+    if len(real) != len(fake):
+        raise ValueError(f"real has {len(real)} rows and fake {len(fake)}: pass as many of both.")
+    both = torch.cat([real, fake])
+    label = torch.arange(len(both)) < len(real)
+    distance = _distances(both, both)
+    distance.fill_diagonal_(math.inf)
+    right = (label[distance.argmin(1)] == label).double()
+    p = right.mean().item()
+    error = 0.5 / math.sqrt(len(both))
+    return Estimate(p, error), float(stats.norm.sf((p - 0.5) / error))
+
+
+def memorization(fake: Tensor, train: Tensor, held_out: Tensor) -> tuple[Estimate, float]:
+    """Are samples nearer to the training data than held-out data are? Share, and a p-value.
+
+    The share of pairs (sample, held-out datum) in which the sample is the nearer one to its nearest
+    training datum: 1/2 for a model that generalizes, 1 for one that copies (Meehan et al. 2020 in
+    its simplest form). The p-value of the one-sided rank test of Mann and Whitney.
+
+    Args:
+        fake: ``(m, d)``.
+        train: ``(n, d)``, what the model has seen.
+        held_out: ``(k, d)``, what it has not.
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    _check(train, fake, 1)
+    _check(train, held_out, 1)
+    near, fresh = (_distances(x, train).min(1).values.numpy() for x in (fake, held_out))
+    test = stats.mannwhitneyu(near, fresh, alternative="less")
+    pairs = len(near) * len(fresh)
+    share = 1.0 - test.statistic / pairs
+    error = math.sqrt((len(near) + len(fresh) + 1) / (12.0 * pairs))
+    return Estimate(float(share), error), float(test.pvalue)

@@ -1,0 +1,111 @@
+"""Distances of samples in feature space: exact cases, biases, errors, bad input."""
+
+import math
+
+import pytest
+import torch
+
+from fromnoise.quality import (
+    Estimate,
+    frechet,
+    kernel_distance,
+    memorization,
+    precision_recall,
+    two_sample_test,
+)
+
+F64 = torch.float64
+
+
+def normal(n, d=3, seed=0, shift=0.0, scale=1.0):
+    g = torch.Generator().manual_seed(seed)
+    return shift + scale * torch.randn(n, d, generator=g, dtype=F64)
+
+
+def test_frechet_of_shifted_and_scaled_normals():
+    """|shift|^2 d + d (scale - 1)^2, within 5 of its errors and its bias of order 1 / n."""
+    found = frechet(normal(20_000, seed=1), normal(20_000, seed=2, shift=0.5, scale=1.5))
+    exact = 3 * 0.25 + 3 * 0.25
+    assert abs(found.value - exact) < 5 * found.error + 0.01
+    assert 0.002 < found.error < 0.1
+
+
+def test_frechet_is_biased_in_proportion_to_one_over_n():
+    """Equal laws: the mean over 40 pairs falls by 4 when n grows by 4."""
+    means = []
+    for n in (200, 800):
+        pairs = [frechet(normal(n, seed=2 * k), normal(n, seed=2 * k + 1)) for k in range(40)]
+        means.append(sum(p.value for p in pairs) / 40)
+    assert means[0] > 0
+    assert means[0] / means[1] == pytest.approx(4.0, rel=0.25)
+
+
+def test_kernel_distance_is_unbiased_and_its_error_is_right():
+    values = [kernel_distance(normal(400, seed=2 * k), normal(400, seed=2 * k + 1), 100)
+              for k in range(60)]  # fmt: skip
+    mean = sum(v.value for v in values) / 60
+    spread = torch.tensor([v.value for v in values]).std().item()
+    typical = sum(v.error for v in values) / 60
+    assert abs(mean) < 5 * spread / math.sqrt(60)  # false alarm below 1e-6
+    assert typical == pytest.approx(spread, rel=0.35)  # of 4 blocks each, 60 of them
+    far = kernel_distance(normal(400, seed=1), normal(400, seed=2, shift=1.0), 100)
+    assert far.value > 3 * far.error and far.value > 1.0
+
+
+def test_kernel_distance_against_its_definition():
+    """One block is the U-statistic of the cubic kernel."""
+    x, y = normal(30, seed=3), normal(30, seed=4, shift=0.3)
+
+    def k(a, b):
+        return (a @ b / 3 + 1) ** 3
+
+    def mean(a, b, same):
+        rows = [(i, j) for i in range(15) for j in range(15) if not (same and i == j)]
+        return sum(k(a[i], b[j]).item() for i, j in rows) / len(rows)
+
+    exact = [
+        mean(p, p, True) + mean(q, q, True) - 2 * mean(p, q, False)
+        for p, q in ((x[:15], y[:15]), (x[15:], y[15:]))
+    ]
+    assert kernel_distance(x, y, 15).value == pytest.approx(sum(exact) / 2, rel=1e-12)
+
+
+def test_precision_and_recall_see_different_faults():
+    left, right = normal(400, 2, 5, shift=-5.0), normal(400, 2, 6, shift=5.0)
+    data = torch.cat([left, right])
+    one_mode = normal(800, 2, 7, shift=5.0)
+    precision, recall = precision_recall(data, one_mode)
+    assert precision.value > 0.85 and recall.value < 0.55  # half of the data is missed
+    wide = normal(800, 2, 8, scale=12.0)
+    precision, recall = precision_recall(data, wide)
+    assert precision.value < 0.5 and recall.value > 0.85
+    same = precision_recall(data, torch.cat([normal(400, 2, 9, -5.0), normal(400, 2, 10, 5.0)]))
+    assert same[0].value > 0.85 and same[1].value > 0.85
+
+
+def test_two_sample_test():
+    same, p = two_sample_test(normal(500, seed=11), normal(500, seed=12))
+    assert abs(same.value - 0.5) < 5 * same.error and p > 1e-4
+    apart, p = two_sample_test(normal(500, seed=11), normal(500, seed=12, shift=2.0))
+    assert apart.value > 0.8 and p < 1e-10
+
+
+def test_memorization_finds_copies_and_leaves_others_alone():
+    train, held_out = normal(1000, seed=13), normal(300, seed=14)
+    honest, p = memorization(normal(300, seed=15), train, held_out)
+    assert abs(honest.value - 0.5) < 5 * honest.error and p > 1e-4
+    copies = train[:300] + 0.01 * normal(300, seed=16)
+    found, p = memorization(copies, train, held_out)
+    assert found.value > 0.95 and p < 1e-20
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="one width"):
+        frechet(normal(50, 2), normal(50, 3))
+    with pytest.raises(ValueError, match="features"):
+        frechet(normal(25, 30), normal(25, 30))
+    with pytest.raises(ValueError, match="rows"):
+        kernel_distance(normal(3), normal(3))
+    with pytest.raises(ValueError, match="as many"):
+        two_sample_test(normal(5), normal(6))
+    assert str(Estimate(0.25, 0.001)) == "0.25 ± 0.001"
