@@ -86,30 +86,40 @@ def frechet(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
     return Estimate(value, error)
 
 
-def kernel_distance(real: Tensor, fake: Tensor, block: int = 500) -> Estimate:
-    """The squared MMD with the kernel (x . y / d + 1)^3, unbiased: the mean over blocks ("KID").
+def kernel_distance(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
+    """The squared MMD with the kernel (x . y / d + 1)^3, unbiased ("KID").
 
-    Bińkowski et al. 2018.
+    Bińkowski et al. 2018, who average over subsets; this takes all pairs at once, which has a
+    smaller error. For equal laws the jackknife's error is too large, by up to the root of 2
+    (the statistic is then degenerate).
 
     Args:
         real: ``(n, d)``.
-        fake: ``(m, d)``.
-        block: rows of each in a block; the error is that of the mean over blocks.
+        fake: ``(m, d)``; rows beyond the smaller of the two sets are not used.
+        blocks: of the jackknife that gives the error, at least 2.
 
     Raises:
-        ValueError: the widths differ, or there are fewer than two blocks of at least two rows.
+        ValueError: the widths differ, or there are fewer than 2 blocks of 2 rows.
     """
-    _check(real, fake, 4)
+    _check(real, fake, 2 * blocks)
+    if blocks < 2:
+        raise ValueError(f"blocks is {blocks}: an error needs at least 2.")
     n = min(len(real), len(fake))
-    block = min(block, n // 2)
-    values = []
-    for k in range(n // block):
-        x, y = (part[k * block : (k + 1) * block].double() for part in (real, fake))
-        xx, yy, xy = ((a @ b.T / x.shape[1] + 1.0).pow(3) for a, b in ((x, x), (y, y), (x, y)))
-        within = sum((m.sum() - m.diagonal().sum()) / (block * (block - 1)) for m in (xx, yy))
-        values.append((within - 2.0 * xy.mean()).item())
-    found = torch.tensor(values, dtype=torch.float64)
-    return Estimate(found.mean().item(), (found.std() / math.sqrt(len(found))).item())
+    x, y = real[:n].double(), fake[:n].double()
+    xx, yy, xy = ((a @ b.T / x.shape[1] + 1.0).pow(3) for a, b in ((x, x), (y, y), (x, y)))
+    within = (xx + yy).fill_diagonal_(0.0)
+    number = torch.arange(n) * blocks // n  # of the block that a row is in
+
+    def statistic(kept: Tensor) -> float:
+        count = kept.sum()
+        same = kept @ within @ kept / (count * (count - 1.0))
+        return (same - 2.0 * (kept @ xy @ kept) / count**2).item()
+
+    left = torch.tensor(
+        [statistic((number != k).double()) for k in range(blocks)], dtype=torch.float64
+    )
+    error = math.sqrt((blocks - 1) * left.var(correction=0).item())
+    return Estimate(statistic(torch.ones(n, dtype=torch.float64)), error)
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
