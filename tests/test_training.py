@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -15,7 +16,7 @@ from fromnoise.networks import MLP
 from fromnoise.paths import GaussianPath
 from fromnoise.schedules import CondOT, Cosine
 from fromnoise.targets import ConditionalFlowMatching
-from fromnoise.training import CheckpointError, Settings, Stopped, train
+from fromnoise.training import CheckpointError, Diverged, Settings, Stopped, train
 
 TARGET = ConditionalFlowMatching(GaussianPath(CondOT()))
 POINTS = torch.randn(50, 2, generator=torch.Generator().manual_seed(9)) + 1.0
@@ -228,6 +229,90 @@ def test_training_learns():
     assert not trained.net.training
 
 
+def test_parts_accumulate_the_gradient_of_the_batch():
+    """A batch in four parts is one batch whose rows have the noise of their parts.
+
+    The gradients are sums in another order: 12 steps of Adam at 1e-3 from equal weights differ by
+    rounding, amplified where a gradient is near 0 (Adam divides by its size); 1e-4 is 12 steps of
+    1 % of the learning rate each.
+    """
+
+    @dataclass(frozen=True)
+    class Whole:
+        """Draws what the parts draw, and takes the loss of all at once."""
+
+        steps: list
+
+        def loss(self, net, data, generator=None):
+            step, total = len(self.steps), 0.0
+            self.steps.append(1)
+            for part in range(4):
+                generator.manual_seed(training._seed_of(0, step, part))
+                total = total + TARGET.loss(net, data[4 * part : 4 * part + 4], generator) / 4
+            return total
+
+    split = train(fresh(), TARGET, POINTS, **QUICK, parts=4)
+    whole = train(fresh(), Whole([]), POINTS, **QUICK)
+    assert split.losses == pytest.approx(whole.losses, rel=1e-5)
+    for a, b in zip(split.net.parameters(), whole.net.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [lambda: MLP(2, hidden=8, depth=1), Dropping])
+def test_parts_resume_bit_for_bit(tmp_path, monkeypatch, build):
+    """Stopped in the middle of a step of two parts: the step is completed, then it stops."""
+    whole = train(fresh(build), TARGET, POINTS, **QUICK, parts=2).net
+    calls = []
+
+    def loss(self, net, batch, generator=None):
+        calls.append(1)
+        if len(calls) == 9:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, net, batch, generator)
+
+    original = ConditionalFlowMatching.loss
+    with monkeypatch.context() as patch:
+        patch.setattr(ConditionalFlowMatching, "loss", loss)
+        with pytest.raises(Stopped, match="stopped after step 5 of 12"):
+            train(fresh(build), TARGET, POINTS, **QUICK, parts=2, checkpoint_dir=tmp_path)
+    resumed = train(
+        fresh(build), TARGET, POINTS, **QUICK, parts=2, checkpoint_dir=tmp_path, resume=True
+    )
+    assert same(whole, resumed.net)
+
+
+def test_bfloat16_trains_float32_weights_to_the_same_loss():
+    """bfloat16 has 8 bits of mantissa: a loss of the order 1 agrees to a few 2^-8."""
+    options = {"steps": 100, "batch_size": 64, "lr": 3e-3, "progress": False}
+    law = laboratory(dtype=torch.float32)
+    full, half = (
+        train(fresh(lambda: MLP(2, hidden=32, depth=2)), TARGET, law, **options, precision=p)
+        for p in ("no", "bf16")
+    )
+    assert half.record["precision"] == "bf16"
+    assert next(half.net.parameters()).dtype == torch.float32
+    assert half.losses != full.losses
+    late = [sum(run.losses[-50:]) / 50 for run in (full, half)]
+    assert late[1] == pytest.approx(late[0], rel=5 * 2**-8)
+
+
+def test_log_for_tensorboard(tmp_path):
+    """What was logged is read back by TensorBoard itself."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trained = train(fresh(), TARGET, POINTS, **QUICK, log_dir=tmp_path / "log")
+    events = accumulator.EventAccumulator(str(tmp_path / "log")).Reload()
+    logged = [event.value for event in events.Scalars("loss")]
+    assert logged == pytest.approx(trained.losses, rel=1e-6)
+    assert events.Scalars("learning_rate")[1].step == 1
+    assert min(event.value for event in events.Scalars("gradient_norm")) > 0
+
+
+def test_log_without_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"log_dir is .* pip install tensorboard"):
+        train(fresh(), TARGET, POINTS, **QUICK, log_dir=tmp_path)
+
+
 def test_same_seed_same_weights_other_seed_other_weights():
     first, second = (train(fresh(), TARGET, POINTS, **QUICK, seed=4).net for _ in range(2))
     assert same(first, second)
@@ -303,14 +388,44 @@ def test_loss_curve_averages_equal_stretches():
 # Mistakes ----------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops(tmp_path):
-    class Exploding:
-        def loss(self, net, data, generator=None):
-            return TARGET.loss(net, data, generator) * math.inf
+@dataclass(frozen=True)
+class Exploding:
+    """A target whose loss, or its gradient alone, is infinite from the ninth call on."""
 
-    with pytest.raises(FloatingPointError, match="the loss is inf at step 0: lower lr"):
-        train(fresh(), Exploding(), POINTS, **QUICK, checkpoint_dir=tmp_path)
-    assert not list(tmp_path.iterdir())
+    gradient_only: bool
+    calls: list
+
+    def loss(self, net, data, generator=None):
+        loss = TARGET.loss(net, data, generator)
+        self.calls.append(1)
+        if len(self.calls) < 9:
+            return loss
+        # sqrt has the value 0 and an infinite derivative where the loss minus itself is 0
+        return loss + (loss - loss.detach()).sqrt() if self.gradient_only else loss * math.inf
+
+
+@pytest.mark.parametrize(
+    ("gradient_only", "clip", "said"),
+    [
+        (False, 1.0, "the loss is inf at step 8: lower lr"),
+        (True, 1.0, "the norm of the gradient is (nan|inf) at step 8: lower lr"),
+        (True, None, "the norm of the gradient is (nan|inf) at step 8: lower lr"),
+    ],
+)
+def test_what_is_not_finite_stops_and_the_weights_before_it_are_kept(
+    tmp_path, gradient_only, clip, said
+):
+    target = Exploding(gradient_only, [])
+    with pytest.raises(Diverged, match=said) as caught:
+        options = {**QUICK, "clip": clip, "decay": False}
+        train(fresh(), target, POINTS, **options, checkpoint_dir=tmp_path, checkpoint_every=4)
+    good = train(fresh(), TARGET, POINTS, **{**options, "steps": 8}).net
+    assert same(caught.value.net, good)
+    # so does the checkpoint of step 8, from which the run would go on
+    tensors, _ = training.read_tensors(tmp_path / training.CHECKPOINT)
+    assert len(tensors["losses"]) == 8
+    kept = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+    assert all(torch.equal(kept[k], v) for k, v in good.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -318,6 +433,8 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
     [
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"parts": 0}, "parts is 0"),
+        ({"parts": 3}, "parts is 3: it must divide batch_size=16"),
         ({"warmup": 13}, r"warmup is 13: it must lie in \[0, steps=12\]"),
         ({"lr": 0.0}, "lr is 0.0"),
         ({"ema_decay": 1.0}, r"ema_decay is 1.0"),

@@ -6,6 +6,10 @@ that was stopped and resumed ends with the same weights as one that was not, bec
 that a step depends on is either a function of the step's number (learning rate, order of the
 data, decay of the average) or in the checkpoint (weights, optimizer, random generators).
 
+Several processes may share a run (``torchrun``, ``accelerate launch``). What a step does is fixed by its number
+and by the part of the batch, never by who computes it: with ``parts=4`` a batch is four parts, each
+with noise of its own, and one process, two or four take the same steps up to rounding.
+
 A checkpoint is one safetensors file, never a pickle: tensors, plus a JSON header that names the
 configuration of the run and the SHA-256 of the tensors.
 """
@@ -22,10 +26,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,6 +55,14 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read, or is of another run."""
 
 
+class Diverged(FloatingPointError):
+    """The loss or its gradient is not finite. ``net`` has the averaged weights from before."""
+
+    def __init__(self, message: str, net: nn.Module) -> None:
+        super().__init__(message)
+        self.net = net
+
+
 class Stopped(KeyboardInterrupt):
     """Training was interrupted after a whole step; the message says where it was saved."""
 
@@ -71,6 +83,10 @@ class Settings:
         weight_decay: AdamW's weight decay.
         clip: largest norm of the gradient (a longer one is shortened to it); None for no limit.
         seed: seed of the data order, of the times and of the noise.
+        parts: equal parts that each batch is divided into. One process goes through them one after
+            the other (gradient accumulation: the memory of a part, the step of a batch); several
+            processes share them. With 1, times and noise come from one stream; with more, from a
+            seed for each step and part.
     """
 
     steps: int
@@ -83,9 +99,10 @@ class Settings:
     weight_decay: float = 0.0
     clip: float | None = 1.0
     seed: int = 0
+    parts: int = 1
 
     def __post_init__(self):
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "parts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 <= self.warmup <= self.steps:
@@ -94,6 +111,11 @@ class Settings:
             raise ValueError(f"lr is {self.lr}: it must be positive")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must lie in [0, 1)")
+        if self.batch_size % self.parts:
+            raise ValueError(
+                f"parts is {self.parts}: it must divide batch_size={self.batch_size}, so that "
+                "every datum counts alike"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,7 +148,10 @@ def train(
     weight_decay: float = 0.0,
     clip: float | None = 1.0,
     seed: int = 0,
+    parts: int = 1,
+    precision: Literal["no", "bf16", "fp16"] | None = None,
     progress: bool = True,
+    log_dir: str | Path | None = None,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
@@ -138,7 +163,7 @@ def train(
         target: draws times and noise and owns the loss.
         data: a tensor ``(n, *event)`` or data with labels, gone through in a new random order every
             epoch, or a law with ``sample``, drawn from anew at every step.
-        steps: number of steps; this and the next eight are described in :class:`Settings`.
+        steps: number of steps; this and the next ten are described in :class:`Settings`.
         batch_size: see :class:`Settings`.
         lr: see :class:`Settings`.
         warmup: see :class:`Settings`.
@@ -148,7 +173,11 @@ def train(
         weight_decay: see :class:`Settings`.
         clip: see :class:`Settings`.
         seed: see :class:`Settings`.
+        parts: see :class:`Settings`.
+        precision: of the network's arithmetic; the weights stay as they are. None for what
+            ``accelerate launch`` says, which is "no" unless it was asked for another.
         progress: whether to show a progress bar.
+        log_dir: folder for a TensorBoard log of loss, learning rate and gradient norm.
         checkpoint_dir: folder for the checkpoint; None to write none.
         checkpoint_every: steps between checkpoints; None for ten during the run.
         resume: continue from the checkpoint in ``checkpoint_dir`` if there is one.
@@ -156,22 +185,30 @@ def train(
     Raises:
         CheckpointError: if the checkpoint is unreadable, or of another configuration, or if there
             is one and ``resume`` is False.
-        FloatingPointError: if the loss is not finite.
+        Diverged: if the loss or the gradient is not finite; that step changes nothing, and the last
+            checkpoint stays as it is.
+        ImportError: if ``log_dir`` is given and TensorBoard is not installed.
         Stopped: after Ctrl-C, once the running step is complete and saved.
-        ValueError: if a setting is out of its range or ``data`` is empty.
+        ValueError: if a setting is out of its range, ``data`` is empty, or ``parts`` cannot be
+            shared evenly by the processes.
     """
-    from accelerate import Accelerator  # here, because importing it takes a second
+    # here, because importing it takes a second
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     settings = Settings(
-        steps, batch_size, lr, warmup, decay, ema_decay, tuple(betas), weight_decay, clip, seed
-    )
+        steps, batch_size, lr, warmup, decay, ema_decay, tuple(betas), weight_decay, clip, seed,
+        parts,
+    )  # fmt: skip
     if isinstance(data, Tensor | Labelled) and len(data) == 0:
         raise ValueError("data is empty: pass a tensor (n, *event) with n >= 1")
-    accelerator = Accelerator()
-    if accelerator.num_processes > 1:
-        raise RuntimeError(
-            f"training was launched in {accelerator.num_processes} processes: "
-            "these recipes are small, launch one"
+    AcceleratorState._reset_state()  # else the precision of this process's first run stays
+    accelerator = Accelerator(mixed_precision=precision)
+    processes, chief = accelerator.num_processes, accelerator.is_main_process
+    if parts % processes:
+        raise ValueError(
+            f"parts is {parts} and there are {processes} processes: give each the same number, "
+            f"such as parts={processes}"
         )
     device = accelerator.device
     run = {
@@ -221,42 +258,75 @@ def train(
         def save() -> str:
             if path is None:
                 return "nothing was saved: pass checkpoint_dir to be able to resume"
-            _save(path, run, model, average, optimizer, generators, losses, seconds)
+            if chief:
+                _save(path, run, model, average, optimizer, generators, losses, seconds)
+            accelerator.wait_for_everyone()
             return f"saved to {path}: the same call with resume=True continues from there"
+
+        def lost(what: str) -> Diverged:
+            return Diverged(
+                f"{what} at step {step}: lower lr (now {lr}) or set clip (now {clip}). The "
+                "averaged weights from before that step are in the `net` of this error"
+                + ("" if path is None or not path.exists() else f", those of before in {path}"),
+                average,
+            )
 
         net.train()
         bar = stack.enter_context(
-            tqdm(total=steps, initial=len(losses), disable=not progress, desc="training")
+            tqdm(
+                total=steps,
+                initial=len(losses),
+                disable=not (progress and chief),
+                desc="training",
+            )
         )
+        write = stack.enter_context(_log(log_dir if chief else None))
         interrupted = stack.enter_context(_interrupt_after_step())
         clock = time.monotonic() - seconds
         for step in range(len(losses), steps):
             batch = _batch(data, batch_size, step, seed, source)
-            batch = batch.to(device, dtype)
+            rate = learning_rate_at(step, settings)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, settings)
-            loss = target.loss(net, batch, noise)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss is {value} at step {step}: lower lr (now {lr}) or set clip"
-                )
+                group["lr"] = rate
             optimizer.zero_grad()
-            accelerator.backward(loss)
-            if clip is not None:
-                # accelerator.clip_grad_norm_ is this too, after a look for other backends each time
-                accelerator.unscale_gradients(optimizer)
-                torch.nn.utils.clip_grad_norm_(parameters, clip)
+            value, mine = 0.0, range(accelerator.process_index, parts, processes)
+            for part in mine:
+                if parts > 1:
+                    noise.manual_seed(_seed_of(seed, step, part))
+                    torch.manual_seed(_seed_of(seed, step, part))  # what dropout draws from
+                rows = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
+                # processes exchange gradients once a step, not once a part
+                quiet = part != mine[-1] and processes > 1
+                with accelerator.no_sync(net) if quiet else contextlib.nullcontext():
+                    loss = target.loss(net, batch[rows].to(device, dtype), noise) / len(mine)
+                    value += loss.item()
+                    # one that is not finite has no use, but others wait for its gradient
+                    if math.isfinite(value) or processes > 1:
+                        accelerator.backward(loss)
+            stop = interrupted()
+            if processes > 1:
+                told = torch.tensor([value, float(stop)], device=device, dtype=torch.float64)
+                value, stop = (accelerator.reduce(told, "sum") / processes).tolist()
+            if not math.isfinite(value):
+                raise lost(f"the loss is {value}")
+            accelerator.unscale_gradients(optimizer)
+            # accelerator.clip_grad_norm_ is this too, after a look for other backends each time
+            norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+            norm = norm.item()
+            # fp16 has a scaler, which leaves out such steps itself and lowers its scale
+            if not math.isfinite(norm) and accelerator.scaler is None:
+                raise lost(f"the norm of the gradient is {norm}")
             optimizer.step()
             update_ema(averaged, parameters, ema_decay_at(step, ema_decay))
             for kept, current in buffers:
                 kept.copy_(current)
             losses.append(value)
             seconds = time.monotonic() - clock
+            write(step, loss=value, learning_rate=rate, gradient_norm=norm)
             bar.update()
             bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.4f}", refresh=False)
             last = step + 1 == steps
-            if interrupted() and not last:
+            if stop and not last:
                 raise Stopped(f"stopped after step {step + 1} of {steps}; {save()}")
             if path is not None and (last or (step + 1) % every == 0):
                 save()
@@ -267,6 +337,7 @@ def train(
         "steps": steps,
         "seed": seed,
         "device": _describe_device(device),
+        "processes": processes,
         "wall_seconds": round(seconds, 1),
         "loss_curve": loss_curve(losses),
         "versions": _versions(),
@@ -296,6 +367,33 @@ def ema_decay_at(step: int, decay: float) -> float:
 def update_ema(average: list[Tensor], parameters: list[Tensor], decay: float) -> None:
     """average ← decay · average + (1 − decay) · parameters, in place, all tensors in one call."""
     get_ema_multi_avg_fn(decay)(average, parameters, None)
+
+
+def _seed_of(seed: int, step: int, part: int) -> int:
+    """A seed for a part of a step, the same in every process and on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {part}".encode()).digest()[:7])
+
+
+@contextlib.contextmanager
+def _log(folder: str | Path | None) -> Iterator[Callable[..., None]]:
+    """A function that writes numbers of a step to a TensorBoard log; one that does nothing."""
+    if folder is None:
+        yield lambda step, **numbers: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            f"log_dir is {str(folder)!r}, but TensorBoard is not installed: pip install "
+            "tensorboard, or leave log_dir out (the record has the loss curve anyway)"
+        ) from error
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(step: int, **numbers: float) -> None:
+            for name, number in numbers.items():
+                writer.add_scalar(name, number, step)
+
+        yield write
 
 
 def loss_curve(losses: list[float], points: int = 200) -> dict[str, list[float]]:
