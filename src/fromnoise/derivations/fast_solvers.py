@@ -324,10 +324,10 @@ def pndm_order(steps, claim):
         steps.true(f"{values} values: n^-{order} is there", _is_there(error.coeff(h, order)))
         if values > 2:
             # -(a / 6) eta^2 eps' with a = rho'' / (2 n rho') and eta = rho' / n
-            first, second = diff(level(rho), rho), diff(level(rho), rho, 2)  # rho: any variable
-            first, second = ((f / h**k).subs(rho, 0) for k, f in ((1, first), (2, second)))
+            first, second = (diff(level(s), s, k).subs(s, 0) / h**k for k in (1, 2))
             slope = diff(noise(rho), rho).subs(rho, level(0))
-            steps.equal(f"{values} values: leading", error.coeff(h, 3), -first * second * slope / 12)
+            left = -first * second * slope / 12
+            steps.equal(f"{values} values: leading", error.coeff(h, 3), left)
 
 
 @check(
@@ -339,8 +339,8 @@ def pndm_order(steps, claim):
         "D as near as y": claims(state=Rational(-1, 2), data=sympy.Integer(0)),
     },
     covers="normal data of every variance: state and denoiser along the exact trajectory to second "
-    "order in rho, that the line in rho^2 cancels it, and that what it leaves has a limit for equal "
-    "levels; for every law the remainder of its part w g(w)",
+    "order in rho, that the line in rho^2 cancels it, and that what it leaves has a limit for "
+    "equal levels; for every law the remainder of its part w g(w)",
     omits="other smooth laws (the proof is a Taylor expansion)",
 )
 def final_step(steps, claim):
