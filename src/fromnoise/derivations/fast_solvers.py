@@ -10,7 +10,6 @@ from fromnoise.derivations.checking import check, claims
 h, lam, rho, s = symbols("h lambda rho s", positive=True)
 t, v, y, x, c = symbols("t v y x c", real=True)
 ALPHA, SIGMA, DATA, NOISE = (Function(name)(t) for name in ("alpha", "sigma", "D", "eps"))
-EXACT = "exact rational numbers and exponentials, evaluated to forty digits"
 
 
 def _series(expression, order):
@@ -110,9 +109,6 @@ def _weights(nodes, k, sign=-1, first=None):
         )
         found.append(sympy.simplify(total))
     return found
-
-
-MULTISTEP = claims(order=lambda values: values, remainder=lambda values: values)
 
 
 @check(
@@ -269,7 +265,7 @@ def dpm_solver_3(steps, claim):
         "two orders": lambda values: values + 3,
     },
     covers="the local error of the corrector with one and two values before, unequal steps, for a "
-    "D that is any cubic in lambda; that B(h) / 2 for M_1 changes a step by h^3",
+    "D that is any polynomial of degree 4 in lambda; that B(h) / 2 for M_1 changes a step by h^3",
     omits="the sum over the steps; p = 3",
 )
 def unipc(steps, claim):
@@ -299,7 +295,7 @@ def unipc(steps, claim):
     claim=claims(order=2),
     mutants={"order 3": claims(order=3), "order 4": claims(order=4)},
     covers="Adams-Bashforth weights of 2, 3 and 4 values on the grid rho = (1 - i/n)^2, for eps "
-    "any cubic in rho: the power of 1/n in the local error",
+    "any cubic in rho: the power of 1/n in the local error, and its coefficient for 3 and 4",
     omits="other grids",
 )
 def pndm_order(steps, claim):
@@ -326,6 +322,12 @@ def pndm_order(steps, claim):
         order = claim.order + 1
         steps.equal(f"{values} values: nothing below", _truncate(error, order))
         steps.true(f"{values} values: n^-{order} is there", _is_there(error.coeff(h, order)))
+        if values > 2:
+            # -(a / 6) eta^2 eps' with a = rho'' / (2 n rho') and eta = rho' / n
+            first, second = (diff(level(s), s, k).subs(s, 0) / h**k for k in (1, 2))
+            slope = diff(noise(rho), rho).subs(rho, level(0))
+            left = -first * second * slope / 12
+            steps.equal(f"{values} values: leading", error.coeff(h, 3), left)
 
 
 @check(
@@ -337,7 +339,8 @@ def pndm_order(steps, claim):
         "D as near as y": claims(state=Rational(-1, 2), data=sympy.Integer(0)),
     },
     covers="normal data of every variance: state and denoiser along the exact trajectory to second "
-    "order in rho, and that the line in rho^2 cancels it",
+    "order in rho, that the line in rho^2 cancels it, and that what it leaves has a limit for "
+    "equal levels; for every law the remainder of its part w g(w)",
     omits="other smooth laws (the proof is a Taylor expansion)",
 )
 def final_step(steps, claim):
@@ -352,6 +355,11 @@ def final_step(steps, claim):
     far = data.subs(rho, k * rho)
     guess = data + (data - far) / (k**2 - 1)
     steps.equal("the line in rho^2", sympy.series(guess, rho, 0, 4).removeO(), y0)
+    left = sympy.series(guess, rho, 0, 6).removeO().coeff(rho, 4)
+    steps.true("what is left, at equal levels", sympy.limit(simplify(left), k, 1).is_finite)
+    w, w2, g, g2 = symbols("w w_2 g g_2", real=True)
+    line = w * g + w / (w2 - w) * (w * g - w2 * g2)
+    steps.equal("the line at 0 of w g(w)", line, -w * w2 * (g2 - g) / (w2 - w))
 
 
 @check(

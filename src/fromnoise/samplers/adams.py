@@ -52,7 +52,8 @@ def adams(
 
     The Adams-Bashforth step predicts; the field is evaluated there; with that slope the step is
     taken again, now by a polynomial through its end as well, and the next prediction starts from
-    the result. So all but the last step are of one order more, at no cost (`prp-adams`).
+    the result. So all but the last step are of one order more, at no cost (`prp-adams`). The first
+    steps have fewer slopes than `order`, which bounds the order of the whole by 3.
 
     Args:
         field: of any Gaussian path.

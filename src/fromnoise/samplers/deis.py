@@ -26,8 +26,9 @@ def deis(
 ) -> Tensor:
     """Integrate the polynomial in lambda through the last noise predictions, exactly.
 
-    Zhang and Chen 2023 (tAB-DEIS), in the variant "log rho": their polynomial is in another
-    function of time; lambda = -log rho (`prp-exponential-multistep`). Order 1 is DDIM.
+    Zhang and Chen 2023, in Diffusers' variant "logrho": the paper's polynomials are in t (tAB-DEIS)
+    or in rho = sigma / alpha, these in lambda = -log rho (`prp-exponential-multistep`). Order 1 is
+    DDIM.
 
     Args:
         field: of the path.
@@ -35,7 +36,8 @@ def deis(
         times: a grid, or increasing times ``(steps + 1,)``.
         order: 1 to 4, the number of predictions that the polynomial goes through.
         start: "corrected" takes the first steps again once the prediction at their end is there,
-            without which the order of the whole is at most 2; "low" does not, as published.
+            which bounds the order of the whole by 3 (`prp-corrected-start`); "low" does not, as
+            published, which bounds it by 2.
         lower_final: bound the order of that many last steps by the number of steps left.
         trajectory: return the states at all times instead of the last one.
         progress: show a progress bar.

@@ -210,7 +210,7 @@ def multistep(
         weights: c and w of a step.
         start: the first steps have fewer predictions than `order`. "low" leaves it at that, which
             bounds the order of the whole by 2; "corrected" takes each of them again once the
-            prediction at its end is there, at no cost (`prp-corrected-start`).
+            prediction at its end is there, at no cost, and the bound is 3 (`prp-corrected-start`).
         lower_final: the last `lower_final` steps use at most 1, 2, ... predictions, counted from
             the end, so that the end is not extrapolated by a polynomial of high degree.
         extrapolate: a last step to sigma = 0 extrapolates D instead of returning its last value.

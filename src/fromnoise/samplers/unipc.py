@@ -66,7 +66,8 @@ def unipc(
 
     The predictor's result is where the field is evaluated; with that value the step is done again,
     now with a polynomial that also goes through its end (`prp-unipc`). The corrected state has no
-    evaluation of its own: the next step uses the one at the predicted state.
+    evaluation of its own: the next step uses the one at the predicted state. The first steps have
+    fewer predictions than `order`, which bounds the order of the whole by 3.
 
     Args:
         field: of the path.
@@ -75,8 +76,8 @@ def unipc(
         order: 1, 2 or 3, of the predictor; the corrector has one more.
         kind: which prediction is integrated.
         variant: "bh1" and "bh2" set the weight of a single slope to B(h) / 2 with B(h) = h and
-            B(h) = e^h - 1 (the paper's); "exact" integrates the polynomial there too. With two or
-            more slopes all three are the same.
+            B(h) = e^h - 1, for the data 1 - e^(-h) (the paper's); "exact" integrates the polynomial
+            there too. With two or more slopes all three are the same.
         lower_final: bound the order of the last steps by the number of steps left.
         trajectory: return the states at all times instead of the last one: those before they are
             corrected, and the final one.
