@@ -6,9 +6,10 @@ that was stopped and resumed ends with the same weights as one that was not, bec
 that a step depends on is either a function of the step's number (learning rate, order of the
 data, decay of the average) or in the checkpoint (weights, optimizer, random generators).
 
-Several processes may share a run (``torchrun``, ``accelerate launch``). What a step does is fixed by its number
-and by the part of the batch, never by who computes it: with ``parts=4`` a batch is four parts, each
-with noise of its own, and one process, two or four take the same steps up to rounding.
+Several processes may share a run (``torchrun``, ``accelerate launch``). What a step does is fixed
+by its number and by the part of the batch, never by who computes it: with ``parts=4`` a batch is
+four parts, each with noise of its own, and one process, two or four take the same steps up to
+rounding.
 
 A checkpoint is one safetensors file, never a pickle: tensors, plus a JSON header that names the
 configuration of the run and the SHA-256 of the tensors.
