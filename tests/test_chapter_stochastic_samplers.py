@@ -162,7 +162,7 @@ class Wrong(Field):
 
 
 def test_with_a_wrong_field_noise_is_nearer_to_the_law():
-    """Distances 0.85 and 0.55 in the chapter; the estimates spread by 0.03."""
+    """Distances 0.85 and 0.55 in the chapter; the estimates spread by 0.04."""
     x = torch.randn(800, 2, generator=seeded(8), dtype=F64)
     data = laboratory().sample(800, seeded(9))
     grid = grids.uniform(VP(), 60)

@@ -63,7 +63,8 @@ LARGE = claims(
     },
     covers="the best variance minimizes the mean relative entropy; standard normal data give the "
     "large one, one point the small one; beta on a variance-preserving path; monotone in b",
-    omits="that the affine error bounds the conditional variance (projection)",
+    omits="that the affine error bounds the conditional variance (projection); that only one point "
+    "has no conditional variance",
 )
 def ancestral_variances(steps, claim):
     """Derivatives and special cases."""
@@ -131,7 +132,7 @@ LIMIT = claims(
         "g^2 with alpha": LIMIT.but(g2=lambda a, s, da, ds: 2 * a**2 * (da / a - ds / s)),
     },
     covers="every schedule: the terms of first order in the step of mean and both variances",
-    omits="the sum over the steps",
+    omits="the sum over the steps (lem-strong-order)",
 )
 def ancestral_limit(steps, claim):
     """Expand one step in its length."""
@@ -204,7 +205,7 @@ def forgetting(steps, claim):
 
     lam_dot = 1 / t + 1 / (1 - t)
     density = 2 * (1 - t) ** 2 * lam_dot / variance(t)
-    # a primitive: g^2 / V = V' / V + 2 (1/t - V'/V) ... checked by differentiating
+    # a primitive: g^2 / V = 2 alpha' / alpha - V' / V, checked by differentiating
     primitive = 2 * log(t) - log(variance(t))
     steps.equal("primitive of g^2 / V", simplify(diff(primitive, t) - density))
     total = primitive.subs(t, q) - primitive.subs(t, p)
