@@ -45,7 +45,7 @@ def reverse_sde(
 
     All g >= 0 have the path's marginals; g = None is the reversed noising process of Song et al.
     2021, with the variance of a step in place of g^2 times its length ("reverse diffusion" there).
-    From alpha = 0 that first step is finite, and its variance a quarter too large (`rem-first-step`).
+    A first step from alpha = 0 is finite then, its variance a quarter too large (`rem-first-step`).
 
     Args:
         field: velocity and score of the path.
