@@ -162,7 +162,7 @@ class Wrong(Field):
 
 
 def test_with_a_wrong_field_noise_is_nearer_to_the_law():
-    """Distances 0.85 and 0.55 in the chapter; the estimates spread by 0.03."""
+    """Distances 0.85 and 0.55 in the chapter; the estimates spread by 0.04."""
     x = torch.randn(800, 2, generator=seeded(8), dtype=F64)
     data = laboratory().sample(800, seeded(9))
     grid = grids.uniform(VP(), 60)
@@ -181,6 +181,33 @@ def test_every_g_has_the_marginals(g):
     v = spread(grid[200])
     assert abs(y.var().item() / v - 1) < 5 * math.sqrt(2 / n) + 0.03
     assert abs(y.mean().item()) < 5 * math.sqrt(v / n)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_ancestral_and_euler_maruyama_with_the_same_noise_differ_by_the_step(variance):
+    """`prp-ancestral-limit`: root mean square proportional to the step, within a fifth."""
+    field, gaps = normal_field(VP()), []
+    x = torch.randn(4000, 1, generator=seeded(30), dtype=F64)
+    for n in (200, 400):
+        grid = grids.uniform(VP(), n, start=0.2, end=0.9)
+        a = samplers.ancestral(field, x, grid, variance=variance, generator=seeded(31))
+        b = samplers.reverse_sde(field, x, grid, generator=seeded(31))
+        gaps.append((a - b).square().mean().sqrt().item())
+    assert math.log2(gaps[0] / gaps[1]) == pytest.approx(1.0, abs=0.2)
+
+
+def test_first_step_from_pure_noise_has_a_quarter_too_much_variance():
+    """`rem-first-step`: (1/2 - delta) x + xi on standard normal data, 5 standard errors."""
+    n, delta = 100_000, 1e-3
+    x = torch.randn(n, 1, generator=seeded(32), dtype=F64)
+    grid = Grid.of(CondOT(), [0.0, delta])
+    field = normal_field(CondOT(), 1.0)
+    y = samplers.reverse_sde(field, x, grid, generator=seeded(33))
+    assert abs(y.var().item() / ((0.5 - delta) ** 2 + 1.0) - 1) < 5 * math.sqrt(2 / n)
+    z = samplers.ancestral(field, x, grid, generator=seeded(33))
+    q = grid[1]
+    # alpha_q D + sigma_q xi with D = E X_1 = 0
+    assert abs(z.var().item() / q.sigma**2 - 1) < 5 * math.sqrt(2 / n)
 
 
 def test_first_step_from_no_signal_is_finite():

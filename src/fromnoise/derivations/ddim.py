@@ -146,23 +146,44 @@ def ddim_is_euler(steps, claim):
         steps.true(f"alpha = {alpha}", sympy.Eq(sympy.Integer(agrees), int(claim(alpha))))
 
 
+GAUSSIAN = claims(
+    square=lambda vp, vq: vq / vp * (1 - b * (aq * sp - ap * sq) ** 2 / (vp * vq)),
+    density=lambda v, da, ds: b * (da * sp - ap * ds) ** 2 / v**2,
+)
+
+
 @check(
     "prp-ddim-gaussian",
-    claim=lambda vp, vq: vq / vp * (1 - b * (aq * sp - ap * sq) ** 2 / (vp * vq)),
+    claim=GAUSSIAN,
     mutants={
-        "no loss": lambda vp, vq: vq / vp,
-        "without b": lambda vp, vq: vq / vp * (1 - (aq * sp - ap * sq) ** 2 / (vp * vq)),
-        "a gain": lambda vp, vq: vq / vp * (1 + b * (aq * sp - ap * sq) ** 2 / (vp * vq)),
+        "no loss": GAUSSIAN.but(square=lambda vp, vq: vq / vp),
+        "without b": GAUSSIAN.but(
+            square=lambda vp, vq: vq / vp * (1 - (aq * sp - ap * sq) ** 2 / (vp * vq))
+        ),
+        "a gain": GAUSSIAN.but(
+            square=lambda vp, vq: vq / vp * (1 + b * (aq * sp - ap * sq) ** 2 / (vp * vq))
+        ),
+        "the derivative of V": GAUSSIAN.but(
+            density=lambda v, da, ds: b * (da * ap + sp * ds) ** 2 / v**2
+        ),
+        "V once": GAUSSIAN.but(density=lambda v, da, ds: b * (da * sp - ap * ds) ** 2 / v),
     },
-    covers="every schedule and variance",
-    omits="nothing",
+    covers="every schedule and variance: the factor, and the lost share of a short step up to "
+    "second order",
+    omits="the sum over the steps (a Riemann sum)",
 )
 def ddim_gaussian(steps, claim):
-    """The factor from linear regression."""
+    """The factor from linear regression; then a step of length delta."""
     vp, vq = ap**2 * b + sp**2, aq**2 * b + sq**2
     clean, noise = ap * b / vp, sp / vp
     factor = aq * clean + sq * noise
-    steps.equal("factor squared", simplify(factor**2), claim(vp, vq))
+    steps.equal("factor squared", simplify(factor**2), claim.square(vp, vq))
+    delta, da, ds = symbols("delta alpha_dot sigma_dot", real=True)
+    lost = (1 - factor**2 * vp / vq).subs({aq: ap + da * delta, sq: sp + ds * delta})
+    steps.equal("no share of order 0", simplify(lost.subs(delta, 0)))
+    steps.equal("no share of order 1", simplify(diff(lost, delta).subs(delta, 0)))
+    second = simplify(diff(lost, delta, 2).subs(delta, 0) / 2)
+    steps.equal("share of order 2", second, claim.density(vp, da, ds))
 
 
 @check(

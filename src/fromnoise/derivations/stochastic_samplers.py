@@ -63,7 +63,8 @@ LARGE = claims(
     },
     covers="the best variance minimizes the mean relative entropy; standard normal data give the "
     "large one, one point the small one; beta on a variance-preserving path; monotone in b",
-    omits="that the affine error bounds the conditional variance (projection)",
+    omits="that the affine error bounds the conditional variance (projection); that only one point "
+    "has no conditional variance",
 )
 def ancestral_variances(steps, claim):
     """Derivatives and special cases."""
@@ -131,7 +132,7 @@ LIMIT = claims(
         "g^2 with alpha": LIMIT.but(g2=lambda a, s, da, ds: 2 * a**2 * (da / a - ds / s)),
     },
     covers="every schedule: the terms of first order in the step of mean and both variances",
-    omits="the sum over the steps",
+    omits="the sum over the steps (lem-strong-order)",
 )
 def ancestral_limit(steps, claim):
     """Expand one step in its length."""
@@ -187,8 +188,8 @@ FORGET = claims(
         "noise remembers": FORGET.but(factor=lambda vp, vq, g2: sqrt(vq / vp) * exp(g2 / 2)),
         "the correlation alone": FORGET.but(reverse=lambda vp, vq: ap / aq * sqrt(vq / vp)),
     },
-    covers="the linear equation for every schedule; the reversed process by its integral, with "
-    "alpha = t and sigma = 1 - t, every variance and every pair of times",
+    covers="the linear equation, and the reversed process by its integral, for every schedule, "
+    "variance and pair of times",
     omits="several coordinates (they do not interact)",
 )
 def forgetting(steps, claim):
@@ -197,17 +198,12 @@ def forgetting(steps, claim):
     factor = claim.factor(symbols("V_p", positive=True), spread, squared)
     rate = diff(spread, t) / (2 * spread) - diff(squared, t) / 2
     steps.equal("error' / error", simplify(diff(factor, t) / factor), rate)
-    p, q = symbols("p q", positive=True)
-
-    def variance(time):
-        return time**2 * b + (1 - time) ** 2
-
-    lam_dot = 1 / t + 1 / (1 - t)
-    density = 2 * (1 - t) ** 2 * lam_dot / variance(t)
-    # a primitive: g^2 / V = V' / V + 2 (1/t - V'/V) ... checked by differentiating
-    primitive = 2 * log(t) - log(variance(t))
+    alpha, sigma = (Function(n, positive=True)(t) for n in ("alpha", "sigma"))
+    variance = alpha**2 * b + sigma**2
+    density = 2 * sigma**2 * diff(log(alpha) - log(sigma), t) / variance
+    primitive = 2 * log(alpha) - log(variance)
     steps.equal("primitive of g^2 / V", simplify(diff(primitive, t) - density))
-    total = primitive.subs(t, q) - primitive.subs(t, p)
-    squares = claim.factor(variance(p), variance(q), total) ** 2
-    wanted = claim.reverse(variance(p), variance(q)).subs({ap: p, aq: q}) ** 2
-    steps.equal("reversed process", simplify(sympy.expand_log(squares, force=True)), wanted)
+    vp, vq = symbols("V_p V_q", positive=True)
+    total = 2 * log(aq) - log(vq) - (2 * log(ap) - log(vp))
+    squares = claim.factor(vp, vq, total) ** 2
+    steps.equal("reversed process", simplify(squares), claim.reverse(vp, vq) ** 2)

@@ -45,6 +45,7 @@ def reverse_sde(
 
     All g >= 0 have the path's marginals; g = None is the reversed noising process of Song et al.
     2021, with the variance of a step in place of g^2 times its length ("reverse diffusion" there).
+    A first step from alpha = 0 is finite then, its variance a quarter too large (`rem-first-step`).
 
     Args:
         field: velocity and score of the path.
@@ -104,11 +105,10 @@ def predictor_corrector(
 ) -> Tensor:
     """A step of the reversed SDE, then Langevin steps at the level reached (`alg-pc`).
 
-    Song et al. 2021, algorithms 1 to 5. The Langevin step has the size
-    h = (snr |xi| / |s|)^2 in the scaling of `alg-langevin` (x + h s + sqrt(2 h) xi; twice that, 2
-    (snr |xi| / |s|)^2, as they use it), norms averaged over the batch. The corrector needs no
-    step in time, so it costs an evaluation and leaves p_t unchanged but for its bias
-    (`prp-em-ou`).
+    Song et al. 2021, algorithms 1 to 5. A Langevin step is x + h s + sqrt(2 h) xi, as in
+    `alg-langevin`, of the size h = 2 (snr |xi| / |s|)^2 that they use, with norms averaged over
+    the batch. The corrector makes no step in time: it costs an evaluation and leaves p_t
+    unchanged but for its bias (`prp-em-ou`).
 
     Args:
         field: velocity and score of the path.
