@@ -47,6 +47,9 @@ CHECKPOINTS = BOOK / "_static" / "checkpoints"
 CHECKING = ("sympy", "mpmath", "torch", "numpy", "scipy", "POT")
 NUMERICAL = ("torch", "numpy", "scipy", "matplotlib", "POT", "mlxtend")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# A kernel is told its ports before it opens them; now and then another program takes one between.
+NOT_STARTED = "Kernel died before replying to kernel_info"
+KERNEL_STARTS = 3
 
 
 def say(message: str) -> None:
@@ -213,7 +216,10 @@ def execute(chapter: Chapter) -> tuple[nbformat.NotebookNode | None, float, str]
         work.mkdir()
         nbformat.write(chapter.notebook, source)
         command = [sys.executable, __file__, "--run-notebook", str(source), str(target), str(work)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        for _ in range(KERNEL_STARTS):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if done.returncode == 0 or NOT_STARTED not in done.stderr:
+                break
         seconds = time.perf_counter() - start
         if done.returncode == 0:
             return nbformat.read(target, as_version=4), seconds, ""

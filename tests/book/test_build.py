@@ -115,6 +115,25 @@ def test_failure_names_chapter_cell_line_and_traceback_every_time(house, capsys)
         assert not record.fresh(chapter, cache)
 
 
+@pytest.mark.parametrize(("failures", "runs"), [(2, 3), (3, 3)])
+def test_a_kernel_that_did_not_start_is_started_again(house, capsys, monkeypatch, failures, runs):
+    """Its ports may be taken between choosing and opening them, which no cell can be blamed for."""
+    started, real = [], build_book.subprocess.run
+
+    def run(command, **options):
+        started.append(command)
+        if len(started) <= failures:
+            text = f"zmq.error.ZMQError: Address already in use\n{build_book.NOT_STARTED}"
+            return build_book.subprocess.CompletedProcess(command, 1, stdout="", stderr=text)
+        return real(command, **options)
+
+    monkeypatch.setattr(build_book.subprocess, "run", run)
+    chapter, record = write(house, "print(1)"), build_book.Record(house / "executed.json")
+    done = build_book.execute_all([chapter], house / "cache", record, jobs=1)
+    assert done == (failures < runs) and len(started) == runs
+    assert done or "the kernel could not run" in capsys.readouterr().out
+
+
 def test_a_cell_that_writes_to_stderr_fails(house, capsys):
     record = build_book.Record(house / "executed.json")
     chapter = write(house, "import warnings\nwarnings.warn('deprecated since long')")
