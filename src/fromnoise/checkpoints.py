@@ -305,8 +305,8 @@ def assemble(
         source = build_source(record["source"]) if "source" in record else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{origin} does not fit the network that its record describes ({error}): it was written "
-            "by another version of the package; fetch or train it anew"
+            f"{origin} does not fit the network that its record describes ({error}): it was "
+            "written by another version of the package; fetch or train it anew"
         ) from error
     net = net.to(device).eval()
     normal = source is None and "coupling" not in record

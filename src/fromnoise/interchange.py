@@ -8,25 +8,27 @@ which loads the folder there, does.
 **What is in it.** ``unet/`` or ``transformer/`` (``network/`` for models of the plane) with the
 configuration and the weights, never a pickle; ``scheduler/``; ``model_index.json``; two short files
 of code, since our networks are none of theirs; and ``fromnoise.json``, the record of how the
-weights were made and the SHA-256 of every other file.
+weights were made and the SHA-256 of every other file but the readme.
 
 **Which models.** On the straight path (`CondOT`) the scheduler is `FlowMatchEulerDiscreteScheduler`
 and the model returns minus the velocity, by sigma = 1 - t (`app-conventions`); network predictions
 of data and v are converted. With the steps of `DiscreteVP` it is `DDIMScheduler`, from the last
 step on ("trailing"), for networks that predict noise, data or v. Others are refused with a reason.
 
-**Why the networks carry their own code.** Weights could be renamed only if the two architectures
-computed the same function. They do not, and no choice of their weights makes up for it:
+**Why the networks carry their own code.** Weights could be renamed only if the architectures
+computed the same functions. They do not, and no choice of their weights makes up for it:
 
-- `DiTTransformer2DModel` has our blocks (adaLN-Zero, up to the order of the six vectors), but it
-  tells the time by 128 frequencies spaced by 10^(4/127), of an integer step, where ours are 32
-  spaced by 10^(3/31): only the fastest could coincide. It applies SiLU to the sum of time and
-  label, we to the time alone before the sum. The sinusoids of its positions, not weights either,
-  have frequencies 10000^(-i/(d/4)), ours fall from pi/2 by a factor of 100. And it cannot be built
-  without labels, nor with rotary positions.
-- `UNet2DModel` hands the first convolution and every downsampling across as well, so it has one
-  block more on each level of the way up and other widths there; it has a second residual block
-  in the middle; and it does not fold pixels into patches.
+- Both `DiTTransformer2DModel` and `UNet2DModel` tell the time by frequencies that fall from 1 to
+  about 1e-4 a timestep (the former by 128 of them, spaced by 10^(4/127)). Ours are 32, spaced by
+  10^(3/31) up to 1000 in t; whatever the unit of their time, no two of them coincide with two of
+  the transformer's. Both apply SiLU to the sum of time and label, we to the time alone, before the
+  sum.
+- The blocks of `DiTTransformer2DModel` are ours, up to the order of adaLN-Zero's six vectors. But
+  the sinusoids of its positions, which are no weights either, have the frequencies
+  10000^(-4 i / d), while ours fall from pi/2 by a factor of 100; and it is never without labels.
+- `UNet2DModel` also hands its first convolution and every downsampling across, has one block more
+  on each level of the way up and two in the middle, and does not fold pixels into patches. Zeros
+  in the right places would switch the surplus off; the time remains.
 """
 
 from __future__ import annotations
@@ -169,9 +171,8 @@ def _component(record: Mapping[str, Any]) -> str:
 
 
 def _places(name: str) -> list[str]:
-    """The files of a folder, but for the record, with the network's component."""
+    """The files that are verified: all but the record and the readme, which anyone may edit."""
     return [
-        "README.md",
         "model_index.json",
         "pipeline.py",
         "scheduler/scheduler_config.json",

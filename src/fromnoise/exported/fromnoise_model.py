@@ -8,6 +8,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
+
 from fromnoise.checkpoints import build_network
 from fromnoise.predictions import convert
 from fromnoise.schedules import CondOT
@@ -82,7 +83,5 @@ class FromNoiseModel(ModelMixin, ConfigMixin):
             output = output.chunk(2, dim=1)[0]
         if self.config.clock == "flow":
             kind = self.config.prediction
-            output = -convert(
-                output, sample, t, source=kind, target="velocity", schedule=CondOT()
-            )
+            output = -convert(output, sample, t, source=kind, target="velocity", schedule=CondOT())
         return FromNoiseOutput(sample=output) if return_dict else (output,)

@@ -76,9 +76,10 @@ class FromNoisePipeline(DiffusionPipeline):
         event = tuple(model.config.event)
         if output_type != "latent" and len(event) != 3:
             raise ValueError(f"output_type={output_type!r}: samples of shape {event} are no images")
-        if batch_size is None:
-            many = latents is None and not isinstance(class_labels, int | None)
-            batch_size = len(class_labels) if many else 1 if latents is None else len(latents)
+        if batch_size is None and latents is not None:
+            batch_size = len(latents)
+        elif batch_size is None:
+            batch_size = 1 if class_labels is None else torch.as_tensor(class_labels).numel()
         labels = self._labels(class_labels, batch_size, guidance_scale)
         self._set_timesteps(num_inference_steps)
 
@@ -92,13 +93,12 @@ class FromNoisePipeline(DiffusionPipeline):
             x = latents.to(self._execution_device, model.dtype)
 
         known = inspect.signature(scheduler.step).parameters
+        scales = hasattr(scheduler, "scale_model_input")
         extra = {"eta": eta, "generator": generator}
         extra = {name: value for name, value in extra.items() if name in known}
         for k in self.progress_bar(scheduler.timesteps):
-            scaled = scheduler.scale_model_input(x, k) if hasattr(
-                scheduler, "scale_model_input"
-            ) else x
-            output = self._output(scaled, k, labels, guidance_scale)
+            into = scheduler.scale_model_input(x, k) if scales else x
+            output = self._output(into, k, labels, guidance_scale)
             x = scheduler.step(output, k, x, **extra).prev_sample
 
         images = x
