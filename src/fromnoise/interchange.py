@@ -8,7 +8,9 @@ which loads the folder there, does.
 **What is in it.** ``unet/`` or ``transformer/`` (``network/`` for models of the plane) with the
 configuration and the weights, never a pickle; ``scheduler/``; ``model_index.json``; two short files
 of code, since our networks are none of theirs; and ``fromnoise.json``, the record of how the
-weights were made and the SHA-256 of every other file but the readme.
+weights were made and the SHA-256 of every other file but the readme. Diffusers' own
+``pipe.save_pretrained`` leaves such code behind: save what was trained further into the exported
+folder, by ``pipe.unet.save_pretrained(folder / "unet")``, and publish that.
 
 **Which models.** On the straight path (`CondOT`) the scheduler is `FlowMatchEulerDiscreteScheduler`
 and the model returns minus the velocity, by sigma = 1 - t (`app-conventions`); network predictions
@@ -203,7 +205,9 @@ Exported by the Python package `fromnoise`, which it needs (as well as `diffuser
     samples = pipe(batch_size=16, output_type="latent").images
 
 which runs `pipeline.py` and `{name}/fromnoise_model.py`. `{RECORD}` says how the weights were made;
-`fromnoise.interchange.import_pipeline("FOLDER")` reads them back.
+`fromnoise.interchange.import_pipeline("FOLDER")` reads them back. Save weights that you train
+further into this folder, by `pipe.{name}.save_pretrained("FOLDER/{name}")`: `pipe.save_pretrained`
+does not copy the code.
 """
     return {
         "README.md": readme,
