@@ -55,6 +55,8 @@ FLOORS = [
     "training",
     "bridges",
     "checkpoints",
+    "exported",
+    "interchange",
     "evaluation",
     "records",
     "recipes",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fromnoise import checkpoints, recipes
+from fromnoise import checkpoints, interchange, recipes
 from fromnoise.cli import app
 from fromnoise.labels import Labelled
 from fromnoise.recipes import checkerboard_flow
@@ -150,3 +150,18 @@ def test_sampling_by_label(tmp_path):
     for labels, message in (("3,x", "write whole numbers"), ("11", "knows 0 to 9")):
         result = run(*arguments, "--labels", labels)
         assert result.exit_code == 1 and message in result.output
+
+
+def test_export(images, tmp_path):
+    """A pipeline folder of Diffusers, from which the weights come back; never overwritten."""
+    folder = tmp_path / "pipeline"
+    result = run("export", images, "--out", folder)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {folder}" in result.output and "trust_remote_code=True" in result.output
+    before = checkpoints.read(images).net.state_dict()
+    after = interchange.import_pipeline(folder).net.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    result = run("export", images, "--out", folder)
+    assert (
+        result.exit_code == 1 and "error: " in result.output and "exists already" in result.output
+    )

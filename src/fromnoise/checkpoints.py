@@ -282,6 +282,21 @@ def read(path: str | Path, device: str | torch.device = "cpu") -> Pretrained:
             network that its record describes.
     """
     tensors, record = _contents(path)
+    return assemble(tensors, record, path, device)
+
+
+def assemble(
+    tensors: Mapping[str, Tensor],
+    record: dict[str, Any],
+    origin: str | Path,
+    device: str | torch.device = "cpu",
+) -> Pretrained:
+    """The model of the weights ``tensors`` and the record, both read from ``origin``.
+
+    Raises:
+        CheckpointError: if the weights do not fit the network that the record describes, or the
+            record is incomplete.
+    """
     try:
         net = build_network(record["network"])
         net.load_state_dict(tensors)
@@ -290,8 +305,8 @@ def read(path: str | Path, device: str | torch.device = "cpu") -> Pretrained:
         source = build_source(record["source"]) if "source" in record else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} does not fit the network that its record describes ({error}): it was written "
-            "by another version of the package; fetch or train it anew"
+            f"{origin} does not fit the network that its record describes ({error}): it was "
+            "written by another version of the package; fetch or train it anew"
         ) from error
     net = net.to(device).eval()
     normal = source is None and "coupling" not in record

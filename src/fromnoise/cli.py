@@ -1,4 +1,4 @@
-"""The command line: ``fromnoise recipes | train | sample | info | publish | check``."""
+"""The command line: ``fromnoise recipes | train | sample | info | export | publish | check``."""
 
 from __future__ import annotations
 
@@ -151,6 +151,22 @@ def info(
     for key in sorted(record):
         typer.echo(f"{key}: {record[key]}")
     typer.echo(f"loss: {curve[0]:.4f} at first, {curve[-1]:.4f} at the end")
+
+
+@app.command()
+@_plainly
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A registered name, or a .safetensors file.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+) -> None:
+    """Write a model as a pipeline folder of Hugging Face Diffusers."""
+    from fromnoise import checkpoints, interchange
+
+    folder = interchange.export_pipeline(checkpoints.load(checkpoint), out)
+    typer.echo(
+        f"wrote {folder}: load it by diffusers.DiffusionPipeline.from_pretrained"
+        f'("{folder}", trust_remote_code=True)'
+    )
 
 
 @app.command()
