@@ -532,8 +532,8 @@ class LearnedVariance:
     """Improved DDPM's hybrid loss: L_simple + weight L_vlb (Nichol & Dhariwal 2021, section 3.1).
 
     The first term trains the noise prediction; the second, the variational bound with the noise
-    held fixed, trains w alone (the paper's v). A step is drawn uniformly, so that T times its cost is an unbiased
-    estimate of the bound; both terms are means over coordinates, the second in bits.
+    held fixed, trains w alone (the paper's v). A step is drawn uniformly, so that T times its cost
+    is an unbiased estimate of the bound; both terms are means over coordinates, the second in bits.
 
     Attributes:
         bound: the chain and its bound; its variance must be "learned".
