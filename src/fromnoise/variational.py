@@ -220,7 +220,7 @@ class VarianceField(Protocol):
     """A field that also says where between the two variances its own lies."""
 
     def both(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The noise prediction, and v: the log-variance is v log(large) + (1 - v) log(small)."""
+        """The noise prediction, and w: the log-variance is w log(large) + (1 - w) log(small)."""
         ...
 
 
@@ -323,7 +323,7 @@ class DiscreteELBO:
             data: ``(batch, *event)``.
             n: ``(batch,)``, integers in [0, T).
             denoised: ``(batch, *event)``, the model's prediction of the data.
-            fraction: ``(batch, *event)``, v of the learned variance; needed for that one only.
+            fraction: ``(batch, *event)``, w of the learned variance; needed for that one only.
 
         Raises:
             ValueError: the variance is learned and there is no fraction.
@@ -473,7 +473,7 @@ class LearnedVarianceField(Field):
 
     Attributes:
         net: maps ``(batch, channels, ...)`` and ``(batch,)`` to ``(batch, 2 channels, ...)``: the
-            noise first, then w with v = (w + 1) / 2.
+            noise first, then a number y with w = (y + 1) / 2.
         schedule_of: the path's schedule.
     """
 
@@ -486,7 +486,7 @@ class LearnedVarianceField(Field):
         return self.schedule_of
 
     def both(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The noise prediction and v, each ``(batch, *event)``."""
+        """The noise prediction and w, each ``(batch, *event)``."""
         time = as_time(t, x).flatten().expand(len(x))
         return split_output(self.net(x, time), x)
 
@@ -507,12 +507,12 @@ class LearnedVarianceField(Field):
         return (x - self.schedule.sigma(time) * self.noise(x, t)) / alpha
 
     def fraction(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """v, ``(batch, *event)``: 0 for the small variance, 1 for the large one."""
+        """w, ``(batch, *event)``: 0 for the small variance, 1 for the large one."""
         return self.both(x, t)[1]
 
 
 def split_output(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The two outputs of a network that learns the variance: the noise, and v.
+    """The two outputs of a network that learns the variance: the noise, and w.
 
     Raises:
         ValueError: the output does not have twice the channels of x.
@@ -532,8 +532,8 @@ class LearnedVariance:
     """Improved DDPM's hybrid loss: L_simple + weight L_vlb (Nichol & Dhariwal 2021, section 3.1).
 
     The first term trains the noise prediction; the second, the variational bound with the noise
-    held fixed, trains v alone. A step is drawn uniformly, so that T times its cost is an unbiased
-    estimate of the bound; both terms are means over coordinates, the second in bits.
+    held fixed, trains w alone (the paper's v). A step is drawn uniformly, so that T times its cost
+    is an unbiased estimate of the bound; both terms are means over coordinates, the second in bits.
 
     Attributes:
         bound: the chain and its bound; its variance must be "learned".
