@@ -115,8 +115,19 @@ def test_failure_names_chapter_cell_line_and_traceback_every_time(house, capsys)
         assert not record.fresh(chapter, cache)
 
 
-@pytest.mark.parametrize(("failures", "runs"), [(2, 3), (3, 3)])
-def test_a_kernel_that_did_not_start_is_started_again(house, capsys, monkeypatch, failures, runs):
+@pytest.mark.parametrize(
+    ("failures", "cell", "runs", "done"),
+    [
+        (0, "print(1)", 1, True),
+        (1, "print(1)", 2, True),
+        (2, "print(1)", 3, True),
+        (3, "print(1)", 3, False),
+        (0, "1 / 0", 1, False),  # the cell's own fault, which another run would repeat
+    ],
+)
+def test_a_kernel_that_did_not_start_is_started_again(
+    house, capsys, monkeypatch, failures, cell, runs, done
+):
     """Its ports may be taken between choosing and opening them, which no cell can be blamed for."""
     started, real = [], build_book.subprocess.run
 
@@ -128,10 +139,10 @@ def test_a_kernel_that_did_not_start_is_started_again(house, capsys, monkeypatch
         return real(command, **options)
 
     monkeypatch.setattr(build_book.subprocess, "run", run)
-    chapter, record = write(house, "print(1)"), build_book.Record(house / "executed.json")
-    done = build_book.execute_all([chapter], house / "cache", record, jobs=1)
-    assert done == (failures < runs) and len(started) == runs
-    assert done or "the kernel could not run" in capsys.readouterr().out
+    chapter, record = write(house, cell), build_book.Record(house / "executed.json")
+    assert build_book.execute_all([chapter], house / "cache", record, jobs=1) == done
+    assert len(started) == runs
+    assert ("the kernel could not run" in capsys.readouterr().out) == (failures == 3)
 
 
 def test_a_cell_that_writes_to_stderr_fails(house, capsys):
