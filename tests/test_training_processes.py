@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from fromnoise import training
 from fromnoise.networks import MLP
@@ -86,18 +88,36 @@ def test_parts_that_processes_cannot_share_are_refused(tmp_path):
 
 # Killed ------------------------------------------------------------------------------------------
 
-STEPS = 600
+STEPS, KILLS, LIFE, PAUSE = 600, 10, 0.8, 0.015  # seconds
+# However fast the machine, ten lives are too short for the run.
+assert KILLS * LIFE < STEPS * PAUSE
 
 
-def run(folder: str, steps: int = STEPS) -> None:
-    """Train, continuing from what is in the folder."""
+def run(folder: str, pause: float = PAUSE) -> None:
+    """Train, continuing from what is in the folder; steps and writing take ``pause`` at least."""
+
+    def save_file(tensors, path, metadata):
+        content = save(tensors, metadata)
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+            file.flush()
+            time.sleep(pause)
+            file.write(content[len(content) // 2 :])
+
     torch.set_num_threads(1)
     torch.manual_seed(3)
     net = MLP(2, hidden=16, depth=2)
+    net.register_forward_hook(lambda *_: time.sleep(pause))
     data = torch.randn(50, 2, generator=torch.Generator().manual_seed(9)) + 1.0
     target = ConditionalFlowMatching(GaussianPath(CondOT()))
-    train(net, target, data, steps=steps, batch_size=16, progress=False, checkpoint_dir=folder,
-          checkpoint_every=10, resume=True)  # fmt: skip
+    with mock.patch.object(training, "save_file", save_file):
+        train(net, target, data, steps=STEPS, batch_size=16, progress=False,
+              checkpoint_dir=folder, checkpoint_every=2, resume=True)  # fmt: skip
+
+
+def _written(path: Path) -> int:
+    """When the file was written, or 0; each writing makes another."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def test_a_run_killed_ten_times_ends_with_the_weights_of_one_that_was_not(tmp_path):
@@ -105,31 +125,32 @@ def test_a_run_killed_ten_times_ends_with_the_weights_of_one_that_was_not(tmp_pa
     context = multiprocessing.get_context("forkserver")  # its children need not import torch anew
     context.set_forkserver_preload(["torch", "accelerate", __name__])
     chance = random.Random(0)
-    kills, finished = 0, False
     interrupted = tmp_path / "interrupted"
-    while kills < 10 and not finished:
+    checkpoint = interrupted / training.CHECKPOINT
+    done = [0]
+    for life in range(KILLS):
+        before = _written(checkpoint)
         process = context.Process(target=run, args=(str(interrupted),))
         process.start()
-        # the first must have begun; then anything from its first moments to a sixth of the run
+        # every second one is killed while it trains, the others already while they begin
         deadline = time.monotonic() + 120
-        while kills == 0 and not (interrupted / training.CHECKPOINT).exists():
+        while life % 2 == 0 and _written(checkpoint) == before:
             assert process.is_alive() and time.monotonic() < deadline
-            time.sleep(0.01)
-        process.join(chance.uniform(0.0, 1.2))
-        finished = process.exitcode == 0
-        if not finished:
-            process.kill()
-            process.join()
-            kills += 1
-    assert kills >= 3, f"the run was over after {kills} kills: take more steps"
+            time.sleep(0.002)
+        process.join(chance.uniform(0.0, LIFE))
+        assert process.exitcode is None, "the run was over, or failed, before it was killed"
+        process.kill()
+        process.join()
+        tensors, _ = training.read_tensors(checkpoint)
+        done.append(len(tensors["losses"]))
+    assert done == sorted(done), "a life began before the end of the last one"
+    assert all(done[k] < done[k + 1] for k in range(0, KILLS, 2)), "a life did not get further"
     process = context.Process(target=run, args=(str(interrupted),))
     process.start()
     process.join(300)
     assert process.exitcode == 0
-    run(str(tmp_path / "whole"))
-    first, _ = training.read_tensors(interrupted / training.CHECKPOINT)
+    run(str(tmp_path / "whole"), pause=0.0)
+    first, _ = training.read_tensors(checkpoint)
     second, _ = training.read_tensors(tmp_path / "whole" / training.CHECKPOINT)
     assert first.keys() == second.keys() and len(first["losses"]) == STEPS
     assert all(torch.equal(first[name], second[name]) for name in first)
-    # what a killed writer left behind is not taken for a checkpoint
-    assert (interrupted / training.CHECKPOINT).exists()
