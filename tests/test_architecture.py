@@ -58,6 +58,7 @@ FLOORS = [
     "exported",
     "interchange",
     "evaluation",
+    "digit_quality",
     "records",
     "recipes",
     "derivations",

@@ -126,6 +126,12 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double())
 
 
+def _nearest(x: Tensor, y: Tensor, rows: int = 500) -> Tensor:
+    """The distance of each x to its nearest y, a block at a time: the whole matrix can be large."""
+    y = y.double()
+    return torch.cat([torch.cdist(part, y).min(1).values for part in x.double().split(rows)])
+
+
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[Estimate, Estimate]:
     """Share of samples inside the data's manifold, and of data inside the samples'.
 
@@ -200,7 +206,7 @@ def memorization(fake: Tensor, train: Tensor, held_out: Tensor) -> tuple[Estimat
     """
     _check(train, fake, 1)
     _check(train, held_out, 1)
-    near, fresh = (_distances(x, train).min(1).values.numpy() for x in (fake, held_out))
+    near, fresh = (_nearest(x, train).numpy() for x in (fake, held_out))
     test = stats.mannwhitneyu(near, fresh, alternative="less")
     pairs = len(near) * len(fresh)
     share = 1.0 - test.statistic / pairs

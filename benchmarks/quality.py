@@ -1,0 +1,210 @@
+"""Quality of class-conditional models: writes ``book/_static/records/quality.json``.
+
+    python benchmarks/quality.py [NAME ...] [--weights NAME=PATH ...]
+    python benchmarks/quality.py --data fashion fashion-conditional fashion-dit
+
+For each model 200 samples of each class, with guidance 1 and 2, against as many images of the test
+split of each class: distances in the features of the shipped reader (`fromnoise.digit_quality`;
+not Inception-FID), precision, recall, two-sample test, classes read as asked, memorization, each
+with its standard error; bits per dimension of 100 test images; a picture, the first 12 samples of
+each class with guidance 2. The floor is the training split against the test split. Models of latents
+are decoded; they have no bits per dimension here. What is measured is entered into the record, and
+models that it has already stay, unless the reader or the samples' numbers are others: then the
+record begins anew. About six minutes a model on one free core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from common import one_thread
+from PIL import Image
+from torch import Tensor
+
+from fromnoise import checkpoints, data, digit_quality, records
+from fromnoise._files import replacing, sha256
+from fromnoise.checkpoints import Pretrained
+from fromnoise.evaluation import mean_and_error
+from fromnoise.likelihood import log_likelihood
+from fromnoise.quality import Estimate
+from fromnoise.samplers import dpmpp
+from fromnoise.solvers import rk4
+from fromnoise.variational import bits_per_dim, dequantize, dequantized_nats
+
+NAMES = {
+    "digits": ("digits-conditional", "digits-dit"),
+    "fashion": ("fashion-conditional", "fashion-dit"),
+}
+SETS = {"digits": data.digits, "fashion": data.fashion}
+PER_CLASS, STEPS, SCALES, BATCH = 200, 20, (1.0, 2.0), 100
+BITS_PER_CLASS, BITS_STEPS = 10, 16
+COLUMNS, GAP, ZOOM = 12, 2, 2  # of the picture
+MOST = 100_000  # bytes of a picture
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of its own for every draw."""
+    return torch.Generator().manual_seed(seed)
+
+
+def sampled(model: Pretrained, noise: Tensor, labels: Tensor, scale: float) -> Tensor:
+    """DPM-Solver++ 2M along equal steps of t, then the decoder if there is one."""
+    first, last = model.span
+    times = torch.linspace(first, last, STEPS + 1)
+    ends = []
+    for x, y in zip(noise.split(BATCH), labels.split(BATCH), strict=True):
+        field = model.guided(y if model.classes else None, scale)
+        x = dpmpp(field, x, times)
+        ends.append(field.denoise(x, last) if float(field.schedule.sigma(last)) > 0.0 else x)
+    x, decoder = torch.cat(ends), getattr(model, "decoder", None)
+    return x if decoder is None else decoder(x)
+
+
+def numbers(found: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+    """Estimates as JSON."""
+    return {k: {"value": e.value, "standard_error": e.error} for k, e in found.items()}
+
+
+def bits(model: Pretrained, test: data.Images) -> dict | None:
+    """A bound on the bits per dimension of dequantized test images given their labels.
+
+    The density along the flow, with one probe of the divergence for each image. None for latents.
+    """
+    if getattr(model, "decoder", None) is not None:
+        return None
+    some = digit_quality.per_class(test, BITS_PER_CLASS)
+    x, probes = dequantize(some.images, seeded(3)), seeded(4)
+    times = torch.linspace(*reversed(model.span), BITS_STEPS + 1)
+    found = []
+    for part, y in zip(x.split(50), some.labels.split(50), strict=True):
+        field = model.guided(y if model.classes else None)
+        found.append(log_likelihood(field, part, times, rk4, "hutchinson", probes))
+    mean, error = mean_and_error(
+        bits_per_dim(dequantized_nats(torch.cat(found), x[0].shape), x[0].shape)
+    )
+    return {
+        "value": mean,
+        "standard_error": error,
+        "images": len(x),
+        "method": f"rk4, {BITS_STEPS} steps, one Rademacher probe, given the label",
+    }
+
+
+def picture(x: Tensor, path: Path) -> dict:
+    """The first samples of each class in a row, as a PNG.
+
+    Raises:
+        ValueError: the file would be larger than 100 kB.
+    """
+    rows = data.to_pixels(x).unflatten(0, (-1, PER_CLASS))[:, :COLUMNS]  # (classes, columns, h, w)
+    rows = torch.nn.functional.pad(rows, (GAP, GAP, GAP, GAP), value=96)
+    whole = rows.permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
+    whole = whole.repeat_interleave(ZOOM, 0).repeat_interleave(ZOOM, 1)
+    with replacing(path) as part:
+        Image.fromarray(whole.numpy()).save(part, format="png", optimize=True)
+    content = path.read_bytes()
+    if len(content) > MOST:
+        raise ValueError(f"{path.name} has {len(content)} bytes: lower ZOOM or COLUMNS.")
+    return {"file": path.name, "sha256": sha256(content), "bytes": len(content)}
+
+
+@torch.no_grad()
+def measure(name: str, model: Pretrained, digest: str, folder: Path, test, report) -> dict:
+    """All of one model."""
+    began = time.monotonic()
+    noise = model.draw_source(10 * PER_CLASS, seeded(0))
+    labels = torch.arange(10).repeat_interleave(PER_CLASS)
+    entry: dict = {
+        "sha256": digest,
+        **{key: model.record[key] for key in ("recipe", "budget", "parameters", "steps")},
+        "training_seconds": model.record["wall_seconds"],
+        "guidance": {},
+    }
+    scales = SCALES if model.classes else SCALES[:1]
+    for scale in scales:
+        x = sampled(model, noise, labels, scale)
+        found = report(x, labels if model.classes else None)
+        entry["guidance"][f"{scale:g}"] = numbers(found)
+        print(f"{name}, guidance {scale:g}:", {k: str(e) for k, e in found.items()}, flush=True)
+    entry["picture"] = picture(x, folder / f"samples-{name}.png") | {"guidance": scales[-1]}
+    entry["bits_per_dim"] = bits(model, test)
+    entry["seconds"] = round(time.monotonic() - began)
+    print(f"{name}: {entry['bits_per_dim']}, {entry['seconds']} s", flush=True)
+    return entry
+
+
+def main() -> None:
+    """Measure the models named on the command line, or those of the data set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="registered models")
+    parser.add_argument("--data", choices=sorted(SETS), default="digits")
+    parser.add_argument("--weights", action="append", default=[], metavar="NAME=PATH")
+    given = parser.parse_args()
+    files = dict(pair.split("=", 1) for pair in given.weights)
+    names = [*given.names, *(k for k in files if k not in given.names)] or NAMES[given.data]
+    one_thread()
+    began = time.monotonic()
+    reader_name = f"{given.data}-features"
+    reader_file = files.pop(reader_name, reader_name)
+    reader = digit_quality.load_reader(reader_file)
+    names = [name for name in names if name != reader_name]
+    models = {name: checkpoints.load(files.get(name, name)) for name in names}
+    digests = {
+        name: sha256(Path(files[name] if name in files else checkpoints.find(name)).read_bytes())
+        for name in names
+    }
+    test, train = SETS[given.data]("test"), SETS[given.data]("train")
+    few = digit_quality.per_class(test, PER_CLASS)
+    real, everything = data.to_unit(few.images), data.to_unit(train.images)
+
+    def report(x: Tensor, labels: Tensor | None, known: Tensor = everything) -> dict:
+        return digit_quality.report(x, labels, real=real, train=known, reader=reader)
+
+    about = {
+        "command": "python benchmarks/quality.py"
+        + ("" if given.data == "digits" else f" --data {given.data}"),
+        "data_source": f"{train.source}; {test.source}",
+        "reader": {
+            "name": reader_name,
+            "sha256": sha256(
+                (
+                    Path(reader_file)
+                    if reader_file != reader_name
+                    else checkpoints.find(reader_name)
+                ).read_bytes()
+            ),
+            **checkpoints.load(reader_file).record["evaluation"],
+        },
+        "samples": {
+            "per_class": PER_CLASS,
+            "sampler": f"dpmpp, order 2, {STEPS} equal steps of t",
+            "seed": 0,
+        },
+    }
+    record_name = "quality" if given.data == "digits" else f"quality-{given.data}"
+    old = records.load(record_name) if record_name in records.registry() else {}
+    if any(old.get(key) != value for key, value in records.rounded(about).items()):
+        old = {}
+    record = {**about, "floor": old.get("floor"), "models": dict(old.get("models", {}))}
+    if record["floor"] is None:
+        # the first training digits of each class play the samples; the others are what was seen
+        keep = torch.ones(len(train), dtype=torch.bool)
+        for k in range(10):
+            keep[torch.nonzero(train.labels == k)[:PER_CLASS, 0]] = False
+        own = digit_quality.per_class(train, PER_CLASS)
+        found = report(data.to_unit(own.images), own.labels, everything[keep])
+        record["floor"] = numbers(found)
+        print("floor:", {k: str(e) for k, e in found.items()}, flush=True)
+    folder = records.checkout_folder()
+    for name, model in models.items():
+        record["models"][name] = measure(name, model, digests[name], folder, test, report)
+        record["versions"] = {"torch": torch.__version__}
+        print(records.write(record_name, records.rounded(record)), flush=True)
+    print(f"{time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
