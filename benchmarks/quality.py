@@ -7,10 +7,10 @@ For each model 200 samples of each class, with guidance 1 and 2, against as many
 split of each class: distances in the features of the shipped reader (`fromnoise.digit_quality`;
 not Inception-FID), precision, recall, two-sample test, classes read as asked, memorization, each
 with its standard error; bits per dimension of 100 test images; a picture, the first 12 samples of
-each class with guidance 2. The floor is the training split against the test split. Models of latents
-are decoded; they have no bits per dimension here. What is measured is entered into the record, and
-models that it has already stay, unless the reader or the samples' numbers are others: then the
-record begins anew. About six minutes a model on one free core.
+each class with guidance 2. The floor is the training split against the test split. Models of
+latents are decoded; they have no bits per dimension here. What is measured is entered into the
+record, and models that it has already stay, unless the reader or the samples' numbers are others:
+then the record begins anew. About six minutes a model on one free core.
 """
 
 from __future__ import annotations
@@ -82,9 +82,8 @@ def bits(model: Pretrained, test: data.Images) -> dict | None:
     for part, y in zip(x.split(50), some.labels.split(50), strict=True):
         field = model.guided(y if model.classes else None)
         found.append(log_likelihood(field, part, times, rk4, "hutchinson", probes))
-    mean, error = mean_and_error(
-        bits_per_dim(dequantized_nats(torch.cat(found), x[0].shape), x[0].shape)
-    )
+    event = x.shape[1:]
+    mean, error = mean_and_error(bits_per_dim(dequantized_nats(torch.cat(found), event), event))
     return {
         "value": mean,
         "standard_error": error,

@@ -99,6 +99,7 @@ class Counted:
         self.net, self.asked = net, 0
 
     def __call__(self, module, arguments):
+        """Before each call of the network."""
         self.asked += len(arguments[0])
 
 
