@@ -1,10 +1,10 @@
 """Quality of class-conditional models: writes ``book/_static/records/quality.json``.
 
-    python benchmarks/quality.py [NAME ...] [--weights NAME=PATH ...]
+    python benchmarks/quality.py [NAME ...] [--weights NAME=PATH ...] [--per-class 200]
     python benchmarks/quality.py --data fashion fashion-conditional fashion-dit
 
-For each model 200 samples of each class, with guidance 1 and 2, against as many images of the test
-split of each class: distances in the features of the shipped reader (`fromnoise.digit_quality`;
+For each model as many samples of each class, with guidance 1 and 2, against as many images of the
+test split of each class: distances in the features of the shipped reader (`fromnoise.digit_quality`;
 not Inception-FID), precision, recall, two-sample test, classes read as asked, memorization, each
 with its standard error; bits per dimension of 100 test images; a picture, the first 12 samples of
 each class with guidance 2. The floor is the training split against the test split. Models of
@@ -39,7 +39,7 @@ NAMES = {
     "fashion": ("fashion-conditional", "fashion-dit"),
 }
 SETS = {"digits": data.digits, "fashion": data.fashion}
-PER_CLASS, STEPS, SCALES, BATCH = 200, 20, (1.0, 2.0), 100
+PER_CLASS, STEPS, SCALES, BATCH = 200, 20, (1.0, 2.0), 100  # PER_CLASS unless told otherwise
 BITS_PER_CLASS, BITS_STEPS = 10, 16
 COLUMNS, GAP, ZOOM = 12, 2, 2  # of the picture
 MOST = 100_000  # bytes of a picture
@@ -93,12 +93,12 @@ def bits(model: Pretrained, test: data.Images) -> dict | None:
 
 
 def picture(x: Tensor, path: Path) -> dict:
-    """The first samples of each class in a row, as a PNG.
+    """The first samples of each of ten classes in a row, as a PNG.
 
     Raises:
         ValueError: the file would be larger than 100 kB.
     """
-    rows = data.to_pixels(x).unflatten(0, (-1, PER_CLASS))[:, :COLUMNS]  # (classes, columns, h, w)
+    rows = data.to_pixels(x).unflatten(0, (10, -1))[:, :COLUMNS]  # (classes, columns, h, w)
     rows = torch.nn.functional.pad(rows, (GAP, GAP, GAP, GAP), value=96)
     whole = rows.permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
     whole = whole.repeat_interleave(ZOOM, 0).repeat_interleave(ZOOM, 1)
@@ -111,11 +111,12 @@ def picture(x: Tensor, path: Path) -> dict:
 
 
 @torch.no_grad()
-def measure(name: str, model: Pretrained, digest: str, folder: Path, test, report) -> dict:
+def measure(
+    name: str, model: Pretrained, digest: str, labels: Tensor, folder: Path, test, report
+) -> dict:
     """All of one model."""
     began = time.monotonic()
-    noise = model.draw_source(10 * PER_CLASS, seeded(0))
-    labels = torch.arange(10).repeat_interleave(PER_CLASS)
+    noise = model.draw_source(len(labels), seeded(0))
     entry: dict = {
         "sha256": digest,
         **{key: model.record[key] for key in ("recipe", "budget", "parameters", "steps")},
@@ -141,7 +142,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="registered models")
     parser.add_argument("--data", choices=sorted(SETS), default="digits")
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--per-class", type=int, default=PER_CLASS, metavar="N")
     given = parser.parse_args()
+    n = given.per_class
+    labels = torch.arange(10).repeat_interleave(n)
     files = dict(pair.split("=", 1) for pair in given.weights)
     names = [*given.names, *(k for k in files if k not in given.names)] or NAMES[given.data]
     one_thread()
@@ -156,7 +160,7 @@ def main() -> None:
         for name in names
     }
     test, train = SETS[given.data]("test"), SETS[given.data]("train")
-    few = digit_quality.per_class(test, PER_CLASS)
+    few = digit_quality.per_class(test, n)
     real, everything = data.to_unit(few.images), data.to_unit(train.images)
 
     def report(x: Tensor, labels: Tensor | None, known: Tensor = everything) -> dict:
@@ -164,7 +168,8 @@ def main() -> None:
 
     about = {
         "command": "python benchmarks/quality.py"
-        + ("" if given.data == "digits" else f" --data {given.data}"),
+        + ("" if given.data == "digits" else f" --data {given.data}")
+        + ("" if n == PER_CLASS else f" --per-class {n}"),
         "data_source": f"{train.source}; {test.source}",
         "reader": {
             "name": reader_name,
@@ -178,7 +183,7 @@ def main() -> None:
             **checkpoints.load(reader_file).record["evaluation"],
         },
         "samples": {
-            "per_class": PER_CLASS,
+            "per_class": n,
             "sampler": f"dpmpp, order 2, {STEPS} equal steps of t",
             "seed": 0,
         },
@@ -192,14 +197,14 @@ def main() -> None:
         # the first training digits of each class play the samples; the others are what was seen
         keep = torch.ones(len(train), dtype=torch.bool)
         for k in range(10):
-            keep[torch.nonzero(train.labels == k)[:PER_CLASS, 0]] = False
-        own = digit_quality.per_class(train, PER_CLASS)
+            keep[torch.nonzero(train.labels == k)[:n, 0]] = False
+        own = digit_quality.per_class(train, n)
         found = report(data.to_unit(own.images), own.labels, everything[keep])
         record["floor"] = numbers(found)
         print("floor:", {k: str(e) for k, e in found.items()}, flush=True)
     folder = records.checkout_folder()
     for name, model in models.items():
-        record["models"][name] = measure(name, model, digests[name], folder, test, report)
+        record["models"][name] = measure(name, model, digests[name], labels, folder, test, report)
         record["versions"] = {"torch": torch.__version__}
         print(records.write(record_name, records.rounded(record)), flush=True)
     print(f"{time.monotonic() - began:.0f} s")
