@@ -207,10 +207,9 @@ def main() -> None:
         old = {}
     record = {**about, "floor": old.get("floor"), "models": dict(old.get("models", {}))}
     if record["floor"] is None:
-        # the first training digits of each class play the samples; the others are what was seen
+        # some training images play the samples; the others are what was seen
         keep = torch.ones(len(train), dtype=torch.bool)
-        for k in range(10):
-            keep[torch.nonzero(train.labels == k)[:n, 0]] = False
+        keep[digit_quality.rows_per_class(train.labels, n)] = False
         own = digit_quality.per_class(train, n)
         found = report(data.to_unit(own.images), own.labels, everything[keep])
         record["floor"] = numbers(found)

@@ -58,24 +58,40 @@ def read(reader: DigitFeatures, x: Tensor, batch_size: int = 500) -> tuple[Tenso
     return features, reader.head(features.relu()).argmax(1)
 
 
-def per_class(images: data.Images, n: int, first: int = 0, classes: int = 10) -> data.Images:
-    """So many images of each class after its first ones, sorted by class.
+def rows_per_class(labels: Tensor, n: int, first: int = 0, classes: int = 10) -> Tensor:
+    """The numbers of n random data of each class, sorted by class; the same in every call.
+
+    At random, since MNIST's test split is not in random order: its first half was collected
+    from other people than its second, and is easier to read.
+
+    Args:
+        labels: of all data, ``(m,)``.
+        n: how many of each class.
+        first: how many to leave out before, so that two calls give different data.
+        classes: how many there are.
 
     Raises:
         ValueError: a class has not as many.
     """
-    rows = [torch.nonzero(images.labels == k)[:, 0][first : first + n] for k in range(classes)]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    rows = [order[labels[order] == k][first : first + n] for k in range(classes)]
     if min(len(r) for r in rows) < n:
-        raise ValueError(
-            f"n={n}, first={first}: a class of {images.source} has fewer; lower one of them."
-        )
-    kept = torch.cat(rows)
+        raise ValueError(f"n={n}, first={first}: a class has fewer data; lower one of them.")
+    return torch.cat(rows)
+
+
+def per_class(images: data.Images, n: int, first: int = 0, classes: int = 10) -> data.Images:
+    """So many random images of each class, sorted by class; see `rows_per_class`."""
+    kept = rows_per_class(images.labels, n, first, classes)
     return data.Images(images.images[kept], images.labels[kept], images.source)
 
 
 @functools.cache
 def _split(split: data.Split) -> Tensor:
-    return data.to_unit(data.digits(split).images)
+    """All images of a split in a random order, the same in every call."""
+    images = data.digits(split).images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return data.to_unit(images[order])
 
 
 def proportion(right: Tensor) -> Estimate:
@@ -110,7 +126,7 @@ def report(
     Args:
         samples: ``(n, 1, 28, 28)``, digits in [-1, 1]; more is clipped.
         wanted: ``(n,)``, the label that each was asked to have.
-        real: ``(n, 1, 28, 28)``, as many data; the first n test digits unless given. Give data
+        real: ``(n, 1, 28, 28)``, as many data; n random test digits unless given. Give data
             with the classes in the samples' proportions.
         train: ``(k, 1, 28, 28)``, what the model has been trained on; all training digits unless
             given.
