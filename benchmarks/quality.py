@@ -3,12 +3,12 @@
     python benchmarks/quality.py [NAME ...] [--weights NAME=PATH ...] [--per-class 200]
     python benchmarks/quality.py --data fashion fashion-conditional fashion-dit
 
-For each model as many samples of each class, with guidance 1 and 2, against as many images of the
-test split of each class: distances in the features of the shipped reader (it is not Inception-FID:
-see `fromnoise.digit_quality`), precision, recall, two-sample test, classes read as asked,
-memorization, each with its standard error; bits per dimension of 100 test images; a picture, the
-first 12 samples of each class with guidance 2. The floor is the training split against the test
-split. Models of latents are decoded; they have no bits per dimension here. What is measured is
+For each model 200 samples of each class, with guidance 1 and 2, against as many random images of
+the test split: distances in the features of the shipped reader (it is not Inception-FID: see
+`fromnoise.digit_quality`), precision, recall, two-sample test, classes read as asked, memorization,
+each with its standard error; bits per dimension of 100 test images; a picture, the first 12 samples
+of each class with guidance 2. Random images of the training split in place of samples are the
+floor. Models of latents are decoded; they have no bits per dimension here. What is measured is
 entered into the record, and models that it has already stay, unless the reader or the samples'
 numbers are others: then the record begins anew. About six minutes a model on one free core.
 """
@@ -105,13 +105,14 @@ def bits(model: Pretrained, test: data.Images) -> dict | None:
     }
 
 
-def picture(x: Tensor, path: Path) -> dict:
-    """The first samples of each of ten classes in a row, as a PNG.
+def picture(x: Tensor, labels: Tensor, path: Path) -> dict:
+    """The first samples of each class in a row, as a PNG.
 
     Raises:
         ValueError: the file would be larger than 100 kB.
     """
-    rows = data.to_pixels(x).unflatten(0, (10, -1))[:, :COLUMNS]  # (classes, columns, h, w)
+    chosen = [torch.nonzero(labels == k)[:COLUMNS, 0] for k in range(10)]
+    rows = data.to_pixels(x)[torch.stack(chosen)]  # (classes, columns, h, w)
     rows = torch.nn.functional.pad(rows, (GAP, GAP, GAP, GAP), value=96)
     whole = rows.permute(0, 2, 1, 3).flatten(2, 3).flatten(0, 1)
     whole = whole.repeat_interleave(ZOOM, 0).repeat_interleave(ZOOM, 1)
@@ -142,7 +143,7 @@ def measure(
         found = report(x, labels if model.classes else None)
         entry["guidance"][f"{scale:g}"] = numbers(found)
         print(f"{name}, guidance {scale:g}:", {k: str(e) for k, e in found.items()}, flush=True)
-    entry["picture"] = picture(x, folder / f"samples-{name}.png") | {"guidance": scales[-1]}
+    entry["picture"] = picture(x, labels, folder / f"samples-{name}.png") | {"guidance": scales[-1]}
     entry["bits_per_dim"] = bits(model, test)
     entry["seconds"] = round(time.monotonic() - began)
     print(f"{name}: {entry['bits_per_dim']}, {entry['seconds']} s", flush=True)
@@ -158,7 +159,6 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=PER_CLASS, metavar="N")
     given = parser.parse_args()
     n = given.per_class
-    labels = torch.arange(10).repeat_interleave(n)
     files = dict(pair.split("=", 1) for pair in given.weights)
     names = [*given.names, *(k for k in files if k not in given.names)] or NAMES[given.data]
     one_thread()
@@ -173,11 +173,14 @@ def main() -> None:
         for name in names
     }
     test, train = SETS[given.data]("test"), SETS[given.data]("train")
+    everything = data.to_unit(train.images)
     few = digit_quality.per_class(test, n)
-    real, everything = data.to_unit(few.images), data.to_unit(train.images)
+    real, labels = data.to_unit(few.images), few.labels
+    own = digit_quality.rows_per_class(train.labels, n)
 
     def report(x: Tensor, labels: Tensor | None, known: Tensor = everything) -> dict:
-        return digit_quality.report(x, labels, real=real, train=known, reader=reader)
+        paired = labels is not None
+        return digit_quality.report(x, labels, real=real, train=known, reader=reader, paired=paired)
 
     about = {
         "command": "python benchmarks/quality.py"
@@ -207,11 +210,9 @@ def main() -> None:
         old = {}
     record = {**about, "floor": old.get("floor"), "models": dict(old.get("models", {}))}
     if record["floor"] is None:
-        # some training images play the samples; the others are what was seen
         keep = torch.ones(len(train), dtype=torch.bool)
-        keep[digit_quality.rows_per_class(train.labels, n)] = False
-        own = digit_quality.per_class(train, n)
-        found = report(data.to_unit(own.images), own.labels, everything[keep])
+        keep[own] = False  # these play the samples, the others are what was seen
+        found = report(everything[own], labels, everything[keep])
         record["floor"] = numbers(found)
         print("floor:", {k: str(e) for k, e in found.items()}, flush=True)
     folder = records.checkout_folder()

@@ -190,11 +190,12 @@ def sample_quality() -> str:
         settings, reader = record["samples"], record["reader"]
         parts.append(
             f"`{record['command']}`: {settings['per_class']} samples of each class "
-            f"({settings['sampler']}) against as many images of the test split, in the features of "
+            f"({settings['sampler']}) against as many random images of the test split, in the "
+            "features of "
             f"`{reader['name']}`, which reads {100 * reader['accuracy']:.2f} ± "
             f"{100 * reader['standard_error']:.2f} % of the test split. This is not Inception-FID: "
             "the numbers are comparable within this project only. After ± the standard error. "
-            "*Training split* is the floor: as many training images in place of samples. "
+            "*Training split* is the floor: as many random training images in place of samples. "
             "Two-sample accuracy is ½ if samples cannot be told from data; memorization is the "
             "share of pairs in which the sample is nearer to the training split than a test image "
             "is, ½ if nothing is copied. Bits per dimension: a bound, of test images given their "

@@ -109,6 +109,7 @@ def report(
     held_out: Tensor | None = None,
     reader: DigitFeatures | None = None,
     neighbours: int = 3,
+    paired: bool = False,
 ) -> dict[str, Estimate]:
     """Everything about samples of digits. Not Inception-FID; comparable within this project only.
 
@@ -126,20 +127,21 @@ def report(
     Args:
         samples: ``(n, 1, 28, 28)``, digits in [-1, 1]; more is clipped.
         wanted: ``(n,)``, the label that each was asked to have.
-        real: ``(n, 1, 28, 28)``, as many data; n random test digits unless given. Give data
-            with the classes in the samples' proportions.
+        real: ``(n, 1, 28, 28)``, as many data; n random test digits unless given.
         train: ``(k, 1, 28, 28)``, what the model has been trained on; all training digits unless
             given.
         held_out: ``(m, 1, 28, 28)``, digits that no model has seen; `real` unless given.
         reader: from `load_reader`; the shipped one unless given.
         neighbours: k of precision and recall.
+        paired: say True if real[i] is of the class wanted[i], as `per_class` makes them. Equal
+            numbers of each class make digit_frechet more exact, and digit_kid must know of them.
 
     Returns:
         Name to estimate with standard error.
 
     Raises:
-        ValueError: samples and data differ in number, there are not n labels, or too few samples
-            (see `fromnoise.quality.frechet`: more than about 72).
+        ValueError: samples and data differ in number, there are not n labels or none for paired
+            data, or too few samples (see `fromnoise.quality.frechet`: more than about 72).
     """
     real = _split("test")[: len(samples)] if real is None else real
     if len(samples) != len(real):
@@ -152,6 +154,8 @@ def report(
             f"wanted has shape {tuple(wanted.shape)} for {len(samples)} samples: pass one label "
             "for each."
         )
+    if paired and wanted is None:
+        raise ValueError("paired=True without wanted: pass the labels of samples and data.")
     train = _split("train") if train is None else train
     held_out = real if held_out is None else held_out
     reader = load_reader() if reader is None else reader
@@ -163,7 +167,7 @@ def report(
     precision, recall = quality.precision_recall(y, x, neighbours)
     found = {
         "digit_frechet": quality.frechet(y, x),
-        "digit_kid": quality.kernel_distance(y, x),
+        "digit_kid": quality.kernel_distance(y, x, strata=wanted[order] if paired else None),
         "precision": precision,
         "recall": recall,
         "c2st": quality.two_sample_test(y, x)[0],

@@ -86,7 +86,9 @@ def frechet(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
     return Estimate(value, error)
 
 
-def kernel_distance(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
+def kernel_distance(
+    real: Tensor, fake: Tensor, blocks: int = 10, strata: Tensor | None = None
+) -> Estimate:
     """The squared MMD with the kernel (x . y / d + 1)^3, unbiased ("KID").
 
     Bińkowski et al. 2018, who average over subsets; this takes all pairs at once, which has a
@@ -97,9 +99,13 @@ def kernel_distance(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
         real: ``(n, d)``.
         fake: ``(m, d)``; rows beyond the smaller of the two sets are not used.
         blocks: of the jackknife that gives the error, at least 2.
+        strata: ``(n,)``, the class of row i of both, if both were drawn with a fixed number of each
+            class. Pairs of one class are then rarer within a set than across, by a part in n; they
+            count for more by n_c / (n_c - 1), which makes the estimate unbiased again.
 
     Raises:
-        ValueError: the widths differ, or there are fewer than 2 blocks of 2 rows.
+        ValueError: the widths differ, there are fewer than 2 blocks of 2 rows, there is not one
+            stratum for each row, or a class has fewer than two rows outside of a block.
     """
     _check(real, fake, 2 * blocks)
     if blocks < 2:
@@ -110,9 +116,20 @@ def kernel_distance(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
     within = (xx + yy).fill_diagonal_(0.0)
     number = torch.arange(n) * blocks // n  # of the block that a row is in
 
+    if strata is not None and strata.shape != (n,):
+        raise ValueError(f"strata has shape {tuple(strata.shape)} for {n} rows: pass one for each.")
+    classes = [] if strata is None else [(strata == k).double() for k in strata.unique()]
+
     def statistic(kept: Tensor) -> float:
         count = kept.sum()
-        same = kept @ within @ kept / (count * (count - 1.0))
+        if strata is None:
+            same = kept @ within @ kept / (count * (count - 1.0))
+        else:
+            same = kept @ within @ kept / count**2
+            for few in (kept * one for one in classes):
+                if few.sum() < 2.0:
+                    raise ValueError("strata: each class needs two rows outside of every block.")
+                same += few @ within @ few / (count**2 * (few.sum() - 1.0))
         return (same - 2.0 * (kept @ xy @ kept) / count**2).item()
 
     left = torch.tensor(
