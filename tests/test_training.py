@@ -12,6 +12,7 @@ from torch import nn
 
 from fromnoise import training
 from fromnoise.distributions import Checkerboard, laboratory
+from fromnoise.labels import Labelled
 from fromnoise.networks import MLP
 from fromnoise.paths import GaussianPath
 from fromnoise.schedules import CondOT, Cosine
@@ -448,3 +449,13 @@ def test_impossible_settings_are_refused(changes, message):
 def test_no_data():
     with pytest.raises(ValueError, match="data is empty"):
         train(fresh(), TARGET, POINTS[:0], **QUICK)
+
+
+def test_data_are_held_on_the_device_if_they_fill_half_of_what_is_free():
+    x, labels = torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64)  # 160 bytes
+    meta = torch.device("meta")  # any device that is not the CPU
+    for data in (x, Labelled(x, labels)):
+        assert training.held(data, meta, 320).device == meta
+        assert training.held(data, meta, 319) is data
+    law = laboratory()
+    assert training.held(law, meta, 10**9) is law

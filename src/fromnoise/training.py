@@ -219,6 +219,8 @@ def train(
         "data": describe(data),
         "precision": accelerator.mixed_precision,
     }
+    if device.type == "cuda":
+        data = held(data, device, torch.cuda.mem_get_info(device)[0])
     path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
     every = checkpoint_every or max(1, steps // 10)
 
@@ -406,6 +408,17 @@ def loss_curve(losses: list[float], points: int = 200) -> dict[str, list[float]]
         "step": [start + (len(c) - 1) / 2 for start, c in zip(starts, chunks, strict=True)],
         "loss": [round(sum(c) / len(c), 5) for c in chunks],
     }
+
+
+def held(data: Tensor | Labelled | Law, device: torch.device, free: int) -> Tensor | Labelled | Law:
+    """Stored data on the device if they fill at most half of its ``free`` bytes, else as they are.
+
+    Batches are then made there and nothing waits for a copy.
+    """
+    if not isinstance(data, Tensor | Labelled):
+        return data
+    x = data if isinstance(data, Tensor) else data.x
+    return data.to(device, x.dtype) if 2 * x.nbytes <= free else data
 
 
 def _batch(
