@@ -28,7 +28,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -541,7 +541,7 @@ def _restore(path, run, net, average, optimizer, generators) -> tuple[list[float
             f"{path} is damaged: SHA-256 of its tensors is {_digest(tensors)}, "
             f"expected {header['sha256']}; remove it and train anew"
         )
-    if differences := _differences(json.loads(header["run"]), run):
+    if differences := _differences(_completed(json.loads(header["run"])), run):
         raise CheckpointError(
             f"{path} is of another run: {'; '.join(differences)}. "
             "Train with the settings of the checkpoint, or use another folder"
@@ -594,6 +594,13 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         total.update(value.contiguous().flatten().view(torch.uint8).numpy())
     return total.hexdigest()
+
+
+def _completed(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The run of a checkpoint that is older than some setting: it had what is the default now."""
+    defaults = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+    settings = json.loads(json.dumps(defaults)) | run["settings"]
+    return {"precision": "no", **run, "settings": settings}
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix="") -> list[str]:
