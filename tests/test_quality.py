@@ -7,6 +7,7 @@ import torch
 
 from fromnoise.quality import (
     Estimate,
+    difference,
     frechet,
     kernel_distance,
     memorization,
@@ -91,6 +92,29 @@ def test_kernel_distance_against_its_definition():
     assert found.error == pytest.approx(abs(halves[0] - halves[1]) / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("measure", [frechet, kernel_distance])
+def test_the_error_of_a_paired_difference(measure):
+    """Against the spread of 100 repetitions, known to 7 %; unpaired errors are far too large."""
+
+    def models(k):
+        real, noise = normal(200, seed=2 * k), normal(200, seed=2 * k + 1)
+        return real, 1.3 * noise + 0.3, 1.2 * noise + 0.2
+
+    sets = [models(k) for k in range(100)]
+    found = [difference(measure, *s) for s in sets]
+    real, first, second = sets[0]
+    apart = [measure(real, x) for x in (first, second)]
+    assert found[0].value == pytest.approx(apart[0].value - apart[1].value, rel=1e-9)
+    spread = torch.tensor([f.value for f in found]).std().item()
+    typical = math.sqrt(sum(f.error**2 for f in found) / len(found))
+    assert 0.78 * spread < typical < 1.35 * spread
+    unpaired = math.sqrt(
+        sum(measure(r, x).error ** 2 for r, *both in sets for x in both) / len(sets)
+    )
+    assert unpaired > 1.4 * typical
+    assert difference(measure, real, first, first) == Estimate(0.0, 0.0)
+
+
 def test_precision_and_recall_see_different_faults():
     left, right = normal(400, 2, 5, shift=-5.0), normal(400, 2, 6, shift=5.0)
     data = torch.cat([left, right])
@@ -160,6 +184,8 @@ def test_bad_input():
         frechet(normal(100, 30), normal(25, 30))
     with pytest.raises(ValueError, match="blocks is 1"):
         frechet(normal(50), normal(50), 1)
+    with pytest.raises(ValueError, match="paired"):
+        difference(frechet, normal(50), normal(50), normal(49))
     with pytest.raises(ValueError, match="at least 8"):
         precision_recall(normal(50), normal(7))
     with pytest.raises(ValueError, match="rows"):
