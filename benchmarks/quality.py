@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import one_thread
+from common import KEPT, one_thread
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fromnoise import checkpoints, data, digit_quality, records
@@ -61,6 +63,16 @@ def sampled(model: Pretrained, noise: Tensor, labels: Tensor, scale: float) -> T
         ends.append(field.denoise(x, last) if float(field.schedule.sigma(last)) > 0.0 else x)
     x, decoder = torch.cat(ends), getattr(model, "decoder", None)
     return x if decoder is None else decoder(x)
+
+
+def kept(name: str, make: Callable[[], Tensor]) -> Tensor:
+    """Images as they would be saved: from a run that was cut short, else made and kept."""
+    path = KEPT / f"{name}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            save_file({"pixels": data.to_pixels(make())}, part)
+    return data.to_unit(load_file(path)["pixels"])
 
 
 def numbers(found: dict[str, Estimate]) -> dict[str, dict[str, float]]:
@@ -139,7 +151,8 @@ def measure(
     }
     scales = SCALES if model.classes else SCALES[:1]
     for scale in scales:
-        x = sampled(model, noise, labels, scale)
+        key = f"{digest[:16]}-{len(labels)}-{STEPS}-{scale:g}"
+        x = kept(key, lambda scale=scale: sampled(model, noise, labels, scale))
         found = report(x, labels if model.classes else None)
         entry["guidance"][f"{scale:g}"] = numbers(found)
         print(f"{name}, guidance {scale:g}:", {k: str(e) for k, e in found.items()}, flush=True)

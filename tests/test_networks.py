@@ -136,3 +136,60 @@ def test_attention_does_not_care_about_the_order_of_pixels():
     mixed = x.flatten(2)[:, :, order].reshape(2, 8, 4, 4)
     expected = attention(x).flatten(2)[:, :, order].reshape(2, 8, 4, 4)
     assert torch.allclose(attention(mixed), expected, atol=1e-5)
+
+
+def test_unet_recomputes_to_the_same_gradients_with_less_kept():
+    x, grads, kept = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(2)), [], []
+    for remember in (True, False):
+        torch.manual_seed(0)
+        net = shaken(small_unet(remember=remember))
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda v, s=saved: s.append(v) or v, lambda v: v
+        ):
+            y = net(x, 0.3)
+        own = {p.data_ptr() for p in net.parameters()}
+        sizes = {v.data_ptr(): v.untyped_storage().nbytes() for v in saved}
+        kept.append(sum(size for place, size in sizes.items() if place not in own))
+        y.square().sum().backward()
+        grads.append([p.grad for p in net.parameters()])
+    assert kept[1] < kept[0] / 2
+    for a, b in zip(*grads, strict=True):  # computed twice in one order: rounding at most
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_unet_in_half_precision_is_near_the_whole_one(dtype):
+    torch.manual_seed(0)
+    net = shaken(small_unet())
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(3))
+    whole = net(x, 0.3)
+    y = net.to(dtype)(x.to(dtype), 0.3)
+    assert y.dtype == dtype
+    # some thirty roundings one after the other, each of half a unit in the last place
+    assert (y - whole).abs().max() < 30 * torch.finfo(dtype).eps * whole.abs().max()
+
+
+def test_unet_takes_channels_last():
+    torch.manual_seed(0)
+    net = shaken(small_unet())
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(4))
+    expected = net(x, 0.3)
+    net = net.to(memory_format=torch.channels_last)
+    seen = []
+    for block in net.down:
+        block[0].register_forward_hook(lambda _m, _i, h: seen.append(h))
+    assert torch.allclose(net(x, 0.3), expected, atol=1e-5)
+    # the features stay in that order between layers: nothing copies them back
+    assert seen and all(h.is_contiguous(memory_format=torch.channels_last) for h in seen)
+
+
+def test_unet_compiles_without_graph_breaks():
+    torch.manual_seed(0)
+    net = shaken(small_unet(classes=10))
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(5))
+    t, labels = torch.tensor([0.1, 0.9]), torch.tensor([3, 7])
+    torch._dynamo.reset()
+    with torch.no_grad():
+        found = torch.compile(net, fullgraph=True, backend="eager")(x, t, labels)
+        assert (found - net(x, t, labels)).abs().max() < 1e-5

@@ -1,5 +1,6 @@
 """The training loop: resuming is bit for bit, and every broken checkpoint is refused by name."""
 
+import json
 import math
 import signal
 import sys
@@ -8,10 +9,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from fromnoise import training
 from fromnoise.distributions import Checkerboard, laboratory
+from fromnoise.labels import Labelled
 from fromnoise.networks import MLP
 from fromnoise.paths import GaussianPath
 from fromnoise.schedules import CondOT, Cosine
@@ -180,6 +183,16 @@ def test_an_existing_checkpoint_is_not_overwritten(stopped):
 def test_another_configuration_is_refused_with_the_difference(stopped, changes, difference):
     with pytest.raises(CheckpointError, match=f"is of another run: .*{difference}"):
         resume(stopped.parent, **changes)
+
+
+def test_a_checkpoint_from_before_a_setting_had_its_default(stopped):
+    tensors, header = training.read_tensors(stopped)
+    run = json.loads(header["run"])
+    del run["settings"]["parts"], run["precision"]
+    save_file(tensors, stopped, metadata=header | {"run": json.dumps(run)})
+    with pytest.raises(CheckpointError, match=r"settings\.parts is 1 in the checkpoint and 2 here"):
+        resume(stopped.parent, parts=2)
+    assert len(resume(stopped.parent).losses) == QUICK["steps"]
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1], ids=lambda k: f"first {k} bytes")
@@ -448,3 +461,13 @@ def test_impossible_settings_are_refused(changes, message):
 def test_no_data():
     with pytest.raises(ValueError, match="data is empty"):
         train(fresh(), TARGET, POINTS[:0], **QUICK)
+
+
+def test_data_are_held_on_the_device_if_they_fill_half_of_what_is_free():
+    x, labels = torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64)  # 160 bytes
+    meta = torch.device("meta")  # any device that is not the CPU
+    for data in (x, Labelled(x, labels)):
+        assert training.held(data, meta, 320).device == meta
+        assert training.held(data, meta, 319) is data
+    law = laboratory()
+    assert training.held(law, meta, 10**9) is law

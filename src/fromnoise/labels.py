@@ -42,7 +42,7 @@ class Labelled:
 
     def __getitem__(self, rows: Tensor) -> Labelled:
         """The data of some rows, with their labels."""
-        return Labelled(self.x[rows], self.labels[rows])
+        return _checked(self.x[rows], self.labels[rows])
 
     @property
     def device(self) -> torch.device:
@@ -51,4 +51,12 @@ class Labelled:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Labelled:
         """On another device, the data (not the labels) in another precision."""
-        return Labelled(self.x.to(device, dtype), self.labels.to(device))
+        return _checked(self.x.to(device, dtype), self.labels.to(device))
+
+
+def _checked(x: Tensor, labels: Tensor) -> Labelled:
+    # What comes of checked data needs no second look: a GPU would be waited for at every batch.
+    made = object.__new__(Labelled)
+    object.__setattr__(made, "x", x)
+    object.__setattr__(made, "labels", labels)
+    return made

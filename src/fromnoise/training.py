@@ -28,7 +28,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,6 +219,8 @@ def train(
         "data": describe(data),
         "precision": accelerator.mixed_precision,
     }
+    if device.type == "cuda":
+        data = held(data, device, torch.cuda.mem_get_info(device)[0])
     path = None if checkpoint_dir is None else Path(checkpoint_dir) / CHECKPOINT
     every = checkpoint_every or max(1, steps // 10)
 
@@ -408,6 +410,17 @@ def loss_curve(losses: list[float], points: int = 200) -> dict[str, list[float]]
     }
 
 
+def held(data: Tensor | Labelled | Law, device: torch.device, free: int) -> Tensor | Labelled | Law:
+    """Stored data on the device if they fill at most half of its ``free`` bytes, else as they are.
+
+    Batches are then made there and nothing waits for a copy.
+    """
+    if not isinstance(data, Tensor | Labelled):
+        return data
+    x = data if isinstance(data, Tensor) else data.x
+    return data.to(device, x.dtype) if 2 * x.nbytes <= free else data
+
+
 def _batch(
     data: Tensor | Labelled | Law, batch_size: int, step: int, seed: int, generator: torch.Generator
 ) -> Tensor | Labelled:
@@ -528,7 +541,7 @@ def _restore(path, run, net, average, optimizer, generators) -> tuple[list[float
             f"{path} is damaged: SHA-256 of its tensors is {_digest(tensors)}, "
             f"expected {header['sha256']}; remove it and train anew"
         )
-    if differences := _differences(json.loads(header["run"]), run):
+    if differences := _differences(_completed(json.loads(header["run"])), run):
         raise CheckpointError(
             f"{path} is of another run: {'; '.join(differences)}. "
             "Train with the settings of the checkpoint, or use another folder"
@@ -581,6 +594,13 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         total.update(value.contiguous().flatten().view(torch.uint8).numpy())
     return total.hexdigest()
+
+
+def _completed(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The run of a checkpoint that is older than some setting: it had what is the default now."""
+    defaults = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+    settings = json.loads(json.dumps(defaults)) | run["settings"]
+    return {"precision": "no", **run, "settings": settings}
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix="") -> list[str]:

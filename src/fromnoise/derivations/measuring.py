@@ -37,7 +37,8 @@ def _bias(lam, count, diagonal=2, means=2):
         "the means alone": lambda lam, count: 2 * sum(lam) / count,
     },
     covers="two features, with symbols for the eigenvalues and the number of samples, both "
-    "covariances disturbed in all directions; the special case of the identity for every d",
+    "covariances disturbed in all directions; the identity for d = 1, 3, 8, which is every d, as "
+    "the sum over pairs is of degree two in d",
     omits="more features, where the second-order term is the same sum over pairs; the order of the "
     "remainder, which is Taylor's theorem",
 )
@@ -150,8 +151,9 @@ def kid_unbiased(steps, claim):
         "the means alone": lambda a, va, b, vb: (a - b) ** 2,
         "variances in place of deviations": lambda a, va, b, vb: (a - b) ** 2 + (va - vb) ** 2,
     },
-    covers="one feature: the distance is the transport of quantiles of the two normal laws, and is "
-    "zero only for equal means and variances; a coin has the moments of a normal law",
+    covers="one feature: the distance is the transport of quantiles of the two normal laws, is zero "
+    "for equal means and variances and positive for three pairs that differ in one of them; a coin "
+    "has the moments of a normal law",
     omits="several features: prp-frechet-gaussians",
 )
 def frechet_blind(steps, claim):

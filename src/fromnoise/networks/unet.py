@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fromnoise.networks.embeddings import (
     LabelEmbedding,
@@ -41,6 +42,8 @@ class UNet(nn.Module):
         outputs: channels returned, if not ``channels``: 2 ``channels`` for a network that also
             learns a variance.
         classes: number of labels that it can be told; None for a network without labels.
+        remember: keep the blocks' activations for the backward pass; False computes them again
+            (activation checkpointing).
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class UNet(nn.Module):
         heads: int = 4,
         outputs: int | None = None,
         classes: int | None = None,
+        remember: bool = True,
     ):
         super().__init__()
         if any(w % groups or w < 1 for w in widths) or widths[-1] % heads:
@@ -62,6 +66,7 @@ class UNet(nn.Module):
                 f"and the last one of heads={heads}"
             )
         self.channels, self.patch, self.classes = channels, patch, classes
+        self.remember = remember
         self.stride = patch * 2 ** (len(widths) - 1)
         self.time = TimeEmbedding(embedding)
         self.label = None if classes is None else LabelEmbedding(classes, embedding)
@@ -105,19 +110,25 @@ class UNet(nn.Module):
         handed = []
         for level, blocks in enumerate(self.down):
             for block in blocks:
-                h = block(h, embedding)  # (b, w, H / 2^level, W / 2^level)
+                h = self._through(block, h, embedding)  # (b, w, H / 2^level, W / 2^level)
                 handed.append(h)
             if level < len(self.shrink):
                 h = self.shrink[level](h)  # (b, w', H / 2^(level + 1), ...)
-        h = self.attention(self.middle(h, embedding))  # (b, w_last, h, w)
+        h = self.attention(self._through(self.middle, h, embedding))  # (b, w_last, h, w)
         for level in reversed(range(len(self.up))):
             for block in self.up[level]:
-                h = block(torch.cat([h, handed.pop()], dim=1), embedding)  # (b, w, ...)
+                h = torch.cat([h, handed.pop()], dim=1)  # (b, 2 w, ...)
+                h = self._through(block, h, embedding)  # (b, w, ...)
             if level > 0:
                 h = functional.interpolate(h, scale_factor=2.0, mode="nearest")
                 h = self.grow[level - 1](h)  # (b, w of the finer level, ...)
         h = self.last(functional.silu(self.norm(h)))  # (b, outputs * patch², H, W)
         return functional.pixel_shuffle(h, self.patch)  # (b, outputs, height, width)
+
+    def _through(self, block: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+        if self.remember or not torch.is_grad_enabled():
+            return block(h, embedding)
+        return checkpoint(block, h, embedding, use_reentrant=False)
 
 
 class ResBlock(nn.Module):
