@@ -1,16 +1,16 @@
 """Quality of class-conditional models: writes ``book/_static/records/quality.json``.
 
-    python benchmarks/quality.py [NAME ...] [--weights NAME=PATH ...] [--per-class 200]
+    python benchmarks/quality.py [NAME ...] [--weights NAME=PATH ...] [--per-class 100]
     python benchmarks/quality.py --data fashion fashion-conditional fashion-dit
 
-For each model 200 samples of each class, with guidance 1 and 2, against as many random images of
+For each model 100 samples of each class, with guidance 1 and 2, against as many random images of
 the test split: distances in the features of the shipped reader (it is not Inception-FID: see
 `fromnoise.digit_quality`), precision, recall, two-sample test, classes read as asked, memorization,
 each with its standard error; bits per dimension of 100 test images; a picture, the first 12 samples
 of each class with guidance 2. Random images of the training split in place of samples are the
 floor. Models of latents are decoded; they have no bits per dimension here. What is measured is
 entered into the record, and models that it has already stay, unless the reader or the samples'
-numbers are others: then the record begins anew. About six minutes a model on one free core.
+numbers are others: then the record begins anew. About four minutes a model on one free core.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NAMES = {
     "fashion": ("fashion-conditional", "fashion-dit"),
 }
 SETS = {"digits": data.digits, "fashion": data.fashion}
-PER_CLASS, STEPS, SCALES, BATCH = 200, 20, (1.0, 2.0), 100  # PER_CLASS unless told otherwise
+PER_CLASS, STEPS, SCALES, BATCH = 100, 20, (1.0, 2.0), 100  # PER_CLASS unless told otherwise
 BITS_PER_CLASS, BITS_STEPS, CHECKED = 10, 16, 20
 COLUMNS, GAP, ZOOM = 12, 2, 2  # of the picture
 MOST = 100_000  # bytes of a picture
