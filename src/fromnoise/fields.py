@@ -129,7 +129,7 @@ class NetworkField(Field):
         prediction: what its output means.
         independent_noise: whether it was trained with normal noise that was drawn independently of
             the data. If not, X_t given X_1 is not normal, and the noise says nothing about the
-            score (`rem-coupled-score`); denoiser, noise (E[X_0 | X_t]) and velocity hold all the
+            score (`prp-coupled-score`); denoiser, noise (E[X_0 | X_t]) and velocity hold all the
             same.
         labels: what a conditional network is told, ``(batch,)`` or one label for all; None for
             nothing, which makes it unconditional. Set them with `given`.

@@ -151,9 +151,9 @@ def kid_unbiased(steps, claim):
         "the means alone": lambda a, va, b, vb: (a - b) ** 2,
         "variances in place of deviations": lambda a, va, b, vb: (a - b) ** 2 + (va - vb) ** 2,
     },
-    covers="one feature: the distance is the transport of quantiles of the two normal laws, is zero "
-    "for equal means and variances and positive for three pairs that differ in one of them; a coin "
-    "has the moments of a normal law",
+    covers="one feature: the distance is the transport of quantiles of the two normal laws, is "
+    "zero for equal means and variances and positive for three pairs that differ in one of them; a "
+    "coin has the moments of a normal law",
     omits="several features: prp-frechet-gaussians",
 )
 def frechet_blind(steps, claim):
