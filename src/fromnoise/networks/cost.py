@@ -6,7 +6,10 @@ counted, as in `torch.utils.flop_counter` (norms, activations and sums are a few
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 
 from fromnoise.networks.dit import DiT
 from fromnoise.networks.unet import UNet
@@ -112,3 +115,48 @@ def training_bytes(net: nn.Module, averages: int = 1) -> dict[str, int]:
         "averages": averages * weights,
         "total": (4 + averages) * weights,
     }
+
+
+def dit_activation_bytes(net: DiT, size: int = 4) -> int:
+    """Bytes that one image's forward pass keeps for the backward pass (`prp-dit-memory`).
+
+    With n tokens of width d, depth L, h heads and an MLP of width m d, in numbers:
+    L ((12 + 2 m) n d + h n + 8 d) + 3 n d; without a context and with sinusoidal positions.
+
+    Args:
+        net: the network, with ``remember=True``.
+        size: bytes of a number.
+
+    Raises:
+        ValueError: the network remembers nothing, looks at a context or rotates its positions.
+    """
+    if not net.remember or net.blocks[0].cross is not None or net.rotary:
+        raise ValueError("net: the formula is for remember=True, no context, positions='sincos'")
+    n, d, depth = net.side**2, net.first.out_features, len(net.blocks)
+    hidden, heads = net.blocks[0].mlp[0].out_features, net.blocks[0].heads
+    return size * (depth * (n * (12 * d + 2 * hidden) + heads * n + 8 * d) + 3 * n * d)
+
+
+def saved_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Bytes of activations that a forward pass keeps for the backward pass.
+
+    Each storage counts once, however many tensors show it; weights do not count, nor does what an
+    activation checkpoint will compute again.
+
+    Args:
+        net: the network, whose parameters are not activations.
+        run: the forward pass; its result's graph is what holds the tensors.
+    """
+    weights = {p.untyped_storage().data_ptr() for p in [*net.parameters(), *net.buffers()]}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = run()  # alive until the end, so that no address is used twice
+    del result
+    return sum(kept.values())
