@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from itertools import permutations
 
@@ -10,7 +11,8 @@ import torch
 from sympy import Matrix, Rational, cos, diff, exp, sin, solve, sqrt, symbols
 
 from fromnoise.derivations.checking import check, claims
-from fromnoise.networks import DiT
+from fromnoise.networks import DiT, UNet
+from fromnoise.networks.cost import saved_bytes, unet_flops
 
 # -- attention ------------------------------------------------------------------------------------
 
@@ -209,6 +211,95 @@ def dit_flops(steps, claim):
     ]
     total = depth * sum(2 * a * b * c * times for a, b, c, times in products)
     steps.equal("all blocks", sympy.expand(total - claim(n, d, m, depth)), 0)
+
+
+@check(
+    "prp-unet-flops",
+    claim=claims(twins=lambda e: 94 * e, between=lambda e: Rational(45, 2) * e, middle=44),
+    mutants={
+        "the way up like the way down": claims(
+            twins=lambda e: 72 * e, between=lambda e: Rational(45, 2) * e, middle=44
+        ),
+        "nothing projected around a block": claims(
+            twins=lambda e: 90 * e, between=lambda e: Rational(45, 2) * e, middle=44
+        ),
+        "both ways between levels at the coarse one": claims(
+            twins=lambda e: 94 * e, between=lambda e: 9 * e, middle=44
+        ),
+        "no attention in the middle": claims(
+            twins=lambda e: 94 * e, between=lambda e: Rational(45, 2) * e, middle=36
+        ),
+    },
+    covers="the sum over all layers with symbols for widths, pixels and all sizes; one, two and "
+    "three levels; and the network of the package, counted layer by layer",
+    omits="norms, activation functions, sums and copies",
+)
+def unet_flops_closed(steps, claim):
+    """A convolution costs 2 x outputs x inputs x area for each pixel of its result."""
+    blocks, e, f, c, o, p, pixels = symbols("B e f c o p P", positive=True)
+    for levels in (1, 2, 3):
+        w = symbols(f"w_:{levels}", positive=True)
+        at = [pixels / 4**level for level in range(levels)]
+        layers = [18 * c * p**2 * w[0] * at[0], 18 * w[0] * o * p**2 * at[0]]
+        layers += [2 * f * e, 2 * e * e]
+        for width, n in zip(w, at, strict=True):
+            down = 18 * width * width * n + 4 * e * width + 18 * width * width * n
+            up = 18 * 2 * width * width * n + 4 * e * width + 18 * width * width * n
+            layers.append(blocks * (down + up + 2 * 2 * width * width * n))  # and the skip
+        for k in range(levels - 1):
+            layers += [18 * w[k] * w[k + 1] * at[k + 1], 18 * w[k + 1] * w[k] * at[k]]
+        last, n = w[-1], at[-1]
+        layers.append(36 * last**2 * n + 4 * e * last)  # the block in the middle
+        layers += [6 * last**2 * n, 2 * last**2 * n, 4 * n**2 * last]  # attention
+        found = closed_form(claim, w, pixels, blocks, e, f, (c + o) * p**2)
+        steps.equal(f"{levels} levels", sympy.expand(sum(layers) - found), 0)
+    net = UNet(channels=3, widths=(16, 24, 40), blocks=2, patch=2, embedding=20, groups=4, heads=4)
+    found = closed_form(claim, (16, 24, 40), 16 * 16, 2, 20, net.time.frequencies, 6 * 4)
+    steps.equal("the package's network", sympy.Integer(unet_flops(net, 32, 32)), found)
+
+
+def closed_form(claim, w, pixels, blocks, e, f, ends):
+    """`eq-unet-flops`."""
+    at = [sympy.sympify(pixels) / 4**level for level in range(len(w))]
+    levels = sum(
+        blocks * (claim.twins(width**2 * n) + 8 * e * width) for width, n in zip(w, at, strict=True)
+    )
+    between = sum(claim.between(w[k] * w[k + 1] * at[k]) for k in range(len(w) - 1))
+    last, n = w[-1], at[-1]
+    middle = claim.middle * last**2 * n + 4 * n**2 * last + 4 * e * last
+    return levels + between + middle + 18 * ends * w[0] * at[0] + 2 * f * e + 2 * e**2
+
+
+@check(
+    "prp-dit-memory",
+    claim=lambda n, d, m, h: (12 + 2 * m) * n * d + (h + 4) * n + 8 * d,
+    mutants={
+        "the scores of attention kept": lambda n, d, m, h: (
+            (12 + 2 * m) * n * d + (h + 4) * n + 8 * d + h * n**2
+        ),
+        "the MLP kept once": lambda n, d, m, h: (12 + m) * n * d + (h + 4) * n + 8 * d,
+        "norms without their statistics": lambda n, d, m, h: (12 + 2 * m) * n * d + h * n + 8 * d,
+    },
+    covers="the tensors that autograd keeps in the package's blocks, four sizes, double precision, "
+    "CPU; with and without computing again",
+    omits="half precision; kernels of other machines that keep other things",
+)
+def dit_memory(steps, claim):
+    """Differences between depths leave one block; storages counted by hooks of autograd."""
+    for n, d, m, h in ((4, 8, 4, 2), (16, 8, 4, 2), (16, 24, 2, 3), (9, 16, 4, 4)):
+        side = math.isqrt(n)
+
+        def kept(depth, remember, size=(side, d, m, h)):
+            side, d, m, h = size
+            options = {"size": 2 * side, "patch": 2, "dim": d, "depth": depth, "heads": h}
+            net = DiT(**options, ratio=m, remember=remember).double()
+            x = torch.zeros(2, 1, 2 * side, 2 * side, dtype=torch.float64)
+            return saved_bytes(net, lambda: net(x, torch.zeros(2).double())) // 16
+
+        block = kept(3, True) - kept(2, True)
+        steps.equal(f"a block, {(n, d, m, h)}", sympy.Integer(block), claim(n, d, m, h))
+        again = kept(3, False) - kept(2, False)
+        steps.equal(f"computed again, {(n, d, m, h)}", sympy.Integer(again), n * d)
 
 
 @check(
