@@ -7,6 +7,7 @@ seconds (`prp-roofline`; Williams, Waterman & Patterson 2009). `measure` finds t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ class Work:
 
 def kind_of(name: str) -> str:
     """One of `KINDS` for the name of an operation such as ``aten::addmm``."""
-    name = name.rpartition("::")[2].partition(".")[0]
+    name = name.rpartition("::")[2].partition(".")[0].lower()
     if "attention" in name:
         return "attention"
     if "norm" in name and "linalg" not in name:
@@ -191,15 +192,16 @@ def tally(run: Callable[[], Any], machine: Ceiling | None = None) -> dict[str, W
 
 
 def profile(run: Callable[[], Any]) -> dict[str, float]:
-    """Seconds that a piece of work spends in each of `KINDS`, on a CPU, by PyTorch's profiler.
+    """Seconds that a piece of work spends in each of `KINDS`, on a CPU, by `torch.profiler`.
 
     The second of two calls is measured. "the rest" has everything that is no matrix product,
     attention or norm: activation functions, sums, copies, and what Python and autograd spend
     between operations as far as the profiler sees it.
     """
     run()
-    # without kineto, which writes to the terminal
-    with torch.autograd.profiler.profile(use_kineto=False) as found:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes to the terminal
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as found:
         run()
     seconds = dict.fromkeys(KINDS, 0.0)
     for event in found.key_averages():
