@@ -387,6 +387,58 @@ def intensity(steps, claim):
     steps.equal("square", sympy.simplify(square - claim.square(d, s)), 0)
 
 
+@check(
+    "prp-roofline",
+    claim=claims(
+        time=lambda f, m, peak, bandwidth: max(f / peak, m / bandwidth),
+        rate=lambda f, m, peak, bandwidth: min(peak, f / m * bandwidth),
+        ridge=lambda peak, bandwidth: peak / bandwidth,
+    ),
+    mutants={
+        "the sum of both": claims(
+            time=lambda f, m, peak, bandwidth: f / peak + m / bandwidth,
+            rate=lambda f, m, peak, bandwidth: min(peak, f / m * bandwidth),
+            ridge=lambda peak, bandwidth: peak / bandwidth,
+        ),
+        "the faster of both": claims(
+            time=lambda f, m, peak, bandwidth: min(f / peak, m / bandwidth),
+            rate=lambda f, m, peak, bandwidth: max(peak, f / m * bandwidth),
+            ridge=lambda peak, bandwidth: peak / bandwidth,
+        ),
+        "bytes per operation": claims(
+            time=lambda f, m, peak, bandwidth: max(f / peak, m / bandwidth),
+            rate=lambda f, m, peak, bandwidth: min(peak, m / f * bandwidth),
+            ridge=lambda peak, bandwidth: bandwidth / peak,
+        ),
+    },
+    covers="exact fractions: four machines and nine pieces of work, alone and in pairs; a clock "
+    "that does what it can of both kinds in each instant",
+    omits="other machines and pieces; that real ones do not overlap operations and moves as well",
+)
+def roofline_bound(steps, claim):
+    """A machine that overlaps perfectly attains the bound, and none is faster."""
+    machines = [tuple(map(Fraction, pair)) for pair in ((1, 1), (7, 2), (2, 5), (100, 3))]
+    work = [(Fraction(f), Fraction(m)) for f in (1, 6, 50) for m in (1, 4, 90)]
+    for peak, bandwidth in machines:
+        single, rates, sums = True, True, True
+        for f, m in work:
+            # the first time at which both the operations and the moves can be over
+            first = min(
+                t for t in (f / peak, m / bandwidth) if t * peak >= f and t * bandwidth >= m
+            )
+            single &= claim.time(f, m, peak, bandwidth) == first
+            rates &= claim.rate(f, m, peak, bandwidth) == f / first
+            below = f / m < claim.ridge(peak, bandwidth)
+            rates &= below == (m / bandwidth > f / peak)
+            for g, k in work:
+                apart = claim.time(f, m, peak, bandwidth) + claim.time(g, k, peak, bandwidth)
+                sums &= apart >= claim.time(f + g, m + k, peak, bandwidth)
+        name = f"peak {peak}, bandwidth {bandwidth}"
+        steps.true(f"{name}: the least time", single)
+        steps.true(f"{name}: the rate, and the ridge", rates)
+        steps.true(f"{name}: one after the other", sums)
+
+
 # -- training -------------------------------------------------------------------------------------
 
 
