@@ -93,6 +93,33 @@ def test_two_zeros_on_one_path_never_wake():
                 p -= 0.1 * p.grad
 
 
+def test_adam_wakes_the_network_in_the_same_three_steps():
+    """`prp-adaln-zero`, its last sentence, with a label: what has gradient 0 keeps its bits."""
+    torch.manual_seed(0)
+    net = DiT(size=8, patch=2, dim=16, depth=2, heads=2, classes=3).double()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.0)
+    x, y = torch.randn(2, 6, 1, 8, 8, generator=seeded(7), dtype=D)
+    moved = set()
+    for expected in (
+        {"last"},
+        {"last", "modulate", "first", "gates"},
+        {"last", "modulate", "first", "gates", "scales", "inside", "time", "label"},
+    ):
+        before = {n: p.detach().clone() for n, p in net.named_parameters()}
+        optimizer.zero_grad()
+        (net(x, 0.4, torch.arange(6) % 3) - y).square().mean().backward()
+        optimizer.step()
+        for name, p in net.named_parameters():
+            changed = p.detach() != before[name]
+            if ".modulate." in name:
+                sixths = changed.unflatten(0, (6, 16))
+                moved |= {"gates"} if sixths[[2, 5]].any() else set()
+                moved |= {"scales"} if sixths[[0, 1, 3, 4]].any() else set()
+            elif changed.any():
+                moved.add("inside" if name.startswith("blocks") else name.partition(".")[0])
+        assert moved == expected
+
+
 # Counting ----------------------------------------------------------------------------------------
 
 
@@ -166,6 +193,19 @@ def test_saved_bytes_counts_each_storage_once_and_no_weights():
     assert saved_bytes(layer, lambda: layer(x).exp()) == 4 * 30
 
 
+@pytest.mark.parametrize("depth", [4, 16, 36])
+def test_the_best_segment_among_whole_numbers(depth):
+    """`prp-checkpointing`: no divisor of the depth holds less than the real minimum."""
+    for ratio in (1.0, 4.0, 20.0):
+        held = {k: depth / k + k * ratio for k in range(1, depth + 1) if depth % k == 0}
+        least, best = 2 * math.sqrt(depth * ratio), math.sqrt(depth / ratio)
+        assert min(held.values()) >= least * (1 - 1e-12)
+        if best in held:
+            assert held[best] == pytest.approx(least)
+        if depth <= 2 * ratio:
+            assert min(held, key=held.get) == 1
+
+
 # Training ----------------------------------------------------------------------------------------
 
 
@@ -202,3 +242,21 @@ def test_small_changes_are_lost(dtype, bits):
     for sign in (1, -1):
         assert torch.equal((w + sign * 0.999 * lost * w).to(dtype).double(), w)
         assert ((w + sign * 4.01 * lost * w).to(dtype).double() != w).all()
+
+
+def test_gradients_of_parts_add_up_with_their_sizes():
+    """`prp-accumulation` on a network: weights by size are right, equal weights are not."""
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)
+    ).double()
+    x = torch.randn(12, 3, generator=seeded(8), dtype=D)
+
+    def gradient(rows):
+        net.zero_grad()
+        net(x[rows]).square().mean().backward()
+        return torch.cat([p.grad.flatten() for p in net.parameters()])
+
+    whole = gradient(slice(None))
+    parts = gradient(slice(0, 9)), gradient(slice(9, 12))
+    assert torch.allclose(0.75 * parts[0] + 0.25 * parts[1], whole, rtol=1e-12)
+    assert not torch.allclose(0.5 * parts[0] + 0.5 * parts[1], whole, rtol=1e-2)
