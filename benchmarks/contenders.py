@@ -16,7 +16,7 @@ library's example does:
 * Diffusers: `train_loop` of the tutorial "Train a diffusion model": `DataLoader` with shuffling;
   model, optimizer, loader and scheduler prepared by Accelerate; AdamW, `accelerator.accumulate`,
   the gradient clipped to norm 1, half a cosine with a warm-up, the loss as a number for the bar.
-  The network gets times in the units of its embedding, 0 to 1000.
+  The network gets times in the units of its embedding, 0 to 1000. On a GPU in fp16, as there.
 * torchcfm: the loop of examples/images/conditional_mnist.ipynb: Adam with its defaults,
   `ConditionalFlowMatcher(sigma=0)`, the loss as a number to print. It keeps no average.
 * smalldiffusion: its `training_loop`, called as in examples/fashion_mnist_unet.py and
@@ -90,13 +90,13 @@ def loader(images: Tensor, batch: int, steps: int) -> DataLoader:
     return DataLoader(dataset, batch_size=batch, sampler=sampler, drop_last=True)
 
 
-def accelerator():
+def accelerator(precision: str = "no"):
     """Accelerate afresh: its state is shared by everything in a process."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()
-    return Accelerator()
+    return Accelerator(mixed_precision=precision)
 
 
 # Loops -------------------------------------------------------------------------------------------
@@ -117,11 +117,23 @@ def with_ours(net: nn.Module, images: Tensor, batch: int, steps: int) -> dict[st
     return {"average": weights_of(done.net)}
 
 
+def with_ours_in_bf16(
+    net: nn.Module, images: Tensor, batch: int, steps: int, compiled: bool = False
+) -> dict[str, Weights]:
+    """Our loop, the network's arithmetic in bf16, the images where it is; compiled or not."""
+    if torch.cuda.is_available():
+        images = images.cuda()
+    if compiled:
+        net.compile()  # in place: the names of the weights stay
+    options = {"steps": steps, "batch_size": batch, "lr": LR, "precision": "bf16"}
+    return {"average": weights_of(train(net, FLOW, images, progress=False, **options).net)}
+
+
 def with_diffusers(net: nn.Module, images: Tensor, batch: int, steps: int) -> dict[str, Weights]:
     """The loop of Diffusers' tutorial."""
     from diffusers.optimization import get_cosine_schedule_with_warmup
 
-    accelerate = accelerator()
+    accelerate = accelerator("fp16" if torch.cuda.is_available() else "no")
     optimizer = torch.optim.AdamW(net.parameters(), lr=LR)
     schedule = get_cosine_schedule_with_warmup(
         optimizer=optimizer, num_warmup_steps=steps // 10, num_training_steps=steps
@@ -229,8 +241,8 @@ def torchcfm_unet(
 ) -> nn.Module:
     """torchcfm's U-Net (OpenAI's guided diffusion), with its defaults.
 
-    Its default attention "16" means 28 // 16 = once, so at 28 × 28 in the example for MNIST; folded,
-    in the middle only, and "7" is at 7 × 7 as well.
+    Its default attention "16" means 28 // 16 = 1, the first level, so at 28 × 28 in the example for
+    MNIST; folded it means the middle only, and "7" the second level, at 7 × 7, as well.
     """
     from torchcfm.models.unet import UNetModel
 

@@ -46,6 +46,7 @@ FLOORS = [
     "score_targets",
     "interpolants",
     "networks",
+    "roofline",
     "manifolds",
     "manifold_laws",
     "riemannian",
