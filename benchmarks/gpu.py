@@ -12,7 +12,8 @@
    writing what an optimizer step must, 48 bytes a parameter; and how many kernels are launched,
    of which each costs some microseconds however small it is. The small networks are bound by that.
 3. Images per second of the loops of `contenders.py`, in turn, 20 steps each; ours also in bf16
-   with the images on the GPU, and compiled. (Diffusers' tutorial trains in fp16 on a GPU, the other peers in fp32.)
+   with the images on the GPU, and compiled. (Diffusers' tutorial trains in fp16 on a GPU, the other
+   peers in fp32.)
 4. Seconds of training until 2,000 samples have a given digit-FID: each loop trains from scratch,
    with twice the steps each time, until its samples reach it; the time of that run counts, since a
    loop whose learning rate falls must know its length. Samples take 50 steps of Heun's method.
