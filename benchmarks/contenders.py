@@ -420,6 +420,10 @@ def parameters(contender: Contender) -> int:
 # Taking turns ------------------------------------------------------------------------------------
 
 
+class Enough(BaseException):
+    """Ends a loop from within; nobody but the runner catches it."""
+
+
 class Runner:
     """A training loop in a thread of its own that runs only when it is told to.
 
@@ -429,7 +433,7 @@ class Runner:
 
     def __init__(self, contender: Contender, images: Tensor, batch: int, steps: int, seed: int = 0):
         self.begin, self.ended = threading.Event(), threading.Event()
-        self.left, self.error = 0, None
+        self.left, self.error, self.over = 0, None, False
         torch.manual_seed(seed)
         net = contender.build()
         # a plain function: our loop copies the network, and a lock cannot be copied
@@ -438,6 +442,8 @@ class Runner:
         def run():
             try:
                 contender.loop(net, images, batch, steps)
+            except Enough:
+                pass
             except Exception as error:  # told to the one who waits
                 self.error = error
             finally:
@@ -457,6 +463,8 @@ class Runner:
         self.ended.set()
         self.begin.wait()
         self.begin.clear()
+        if self.over:
+            raise Enough
 
     def _wait(self) -> None:
         self.ended.wait()
@@ -474,9 +482,8 @@ class Runner:
         self._wait()
         return (time.perf_counter() - wall) / steps, (time.process_time() - processor) / steps
 
-    def finish(self) -> None:
-        """Let it run to its end."""
-        self.left = 10**9
+    def stop(self) -> None:
+        """End the loop where it stands."""
+        self.over = True
         self.begin.set()
         self.thread.join()
-        self._wait()

@@ -180,7 +180,7 @@ def throughput(size: str, images: Tensor, batch: int, rounds: int, steps: int, c
         for name, runner in runners.items():
             times[name].append(runner.turn(steps)[0])
     for runner in runners.values():
-        runner.finish()
+        runner.stop()
     theirs = [statistics.median(times[c.name]) for c in found if c.group == "theirs"]
     rows = {}
     for c in found:

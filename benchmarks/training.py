@@ -45,7 +45,7 @@ def throughput(size: str, images: Tensor, batch: int, rounds: int) -> dict:
         for name, runner in runners.items():
             times[name].append(runner.turn())
     for runner in runners.values():
-        runner.finish()
+        runner.stop()
     clocks = {name: [wall for wall, _ in seconds] for name, seconds in times.items()}
     work = {name: [processor for _, processor in seconds] for name, seconds in times.items()}
     mine = {"ours, U-Net", "ours, DiT"}
