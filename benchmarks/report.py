@@ -165,8 +165,9 @@ def training(result: dict) -> str:
         "in the loop of its library's example. Ours folds 2 × 2 pixels into channels first, which "
         "at equal parameters is several times fewer operations; *folded* are the peers' networks "
         "on the same folded images. All take a step in turn; "
-        f"{threads} thread{'s' if threads > 1 else ''}; images per second of processor time "
-        "(median), and how many times more processor time than ours an image takes (median of the "
+        f"{threads} thread{'s' if threads > 1 else ''}. Images per second of processor time "
+        "(median) and by the clock, which counts what else the machine did; and how many times "
+        "more processor time than ours an image takes (median of the "
         "ratios within a round; above 1: ours is faster).\n",
     ]
     for size, found in result["throughput"].items():
@@ -191,7 +192,8 @@ def training(result: dict) -> str:
         f"and times for all, after {loss['steps']} steps of {loss['batch']} images: with its "
         "standard error over the images, and the difference to our U-Net's with that of the "
         "difference. One seed; learning rate 1e-3 for all; a peer's better of last and averaged "
-        "weights.\n"
+        "weights. Ours, torchcfm's and smalldiffusion's loops have it constant, Diffusers' falls "
+        "after a warm-up; *falling rate* is the default of our loop, which pays in long runs.\n"
     )
     rows = [
         [
@@ -203,6 +205,16 @@ def training(result: dict) -> str:
         for name, row in loss["rows"].items()
     ]
     parts.append(table(["1.6 M", "error", "minus our U-Net's", "weights"], rows) + "\n")
+    if "theirs" not in loss["groups"]:
+        parts.append(
+            "The losses of the peers' networks as their authors build them are not in this record "
+            "(`python benchmarks/training.py` measures them too, in hours).\n"
+        )
+    if loss["steps"] * loss["batch"] < 10_000:
+        parts.append(
+            f"{loss['steps'] * loss['batch']} images are the beginning of a training: who is "
+            "ahead here need not be in the end.\n"
+        )
     if found["missing"]:
         parts.append(f"Not installed, so not measured: {', '.join(found['missing'])}.\n")
     return "\n".join(parts)

@@ -23,10 +23,12 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
+from functools import partial
 
 import common
 import torch
-from contenders import Contender, Runner, available, parameters
+from contenders import Contender, Runner, available, parameters, with_ours
 from torch import Tensor
 
 from fromnoise import data
@@ -123,6 +125,10 @@ def kept(name: str, settings: dict, make) -> dict:
 def losses(images: Tensor, held_out: Tensor, batch: int, steps: int, which: list[str]) -> dict:
     """The table of errors after equal images."""
     found, missing = available(LOSS_SIZE)
+    falling = partial(with_ours, decay=True)
+    found += [
+        replace(c, name=f"{c.name}, falling rate", loop=falling) for c in found if c.group == "ours"
+    ]
     settings = {"batch": batch, "steps": steps, "held_out": len(held_out), "version": 1}
     rows = {}
     for c in found:
@@ -134,11 +140,12 @@ def losses(images: Tensor, held_out: Tensor, batch: int, steps: int, which: list
         rows[c.name]["group"] = c.group
         print(c.name, statistics.fmean(rows[c.name]["errors"]), flush=True)
     reference = torch.tensor(rows["ours, U-Net"]["errors"])
+    rows = {name: dict(row) for name, row in rows.items()}
     for row in rows.values():
         values = torch.tensor(row.pop("errors"))
         row["error"], row["standard_error"] = mean_and_error(values)
         row["minus_ours"], row["minus_ours_error"] = mean_and_error(values - reference)
-    return {**settings, "missing": missing, "rows": rows}
+    return {**settings, "missing": missing, "groups": which, "rows": rows}
 
 
 def main() -> None:
