@@ -22,9 +22,8 @@ library's example does:
 * smalldiffusion: its `training_loop`, called as in examples/fashion_mnist_unet.py and
   fashion_mnist_dit.py: AdamW through Accelerate, the bar, and after each step torch_ema's average.
   `ScheduleFlow` and `PredFlow` are its names for this regression.
-* ours: `fromnoise.training.train` with its defaults, but for the learning rate, which stays constant
-  as in the last two: these runs are far too short for a falling one to pay. `training.py` has the
-  loss with the falling rate, our default, as well.
+* ours: `fromnoise.training.train` with its defaults, but at a constant learning rate, as the last
+  two have it: in runs as short as these a falling one costs, as `training.py` measures too.
 
 Kinder to the peers than their examples: the images are tensors in memory (theirs decode and
 normalize one PIL image at a time), and the learning rate is everyone's 1e-3 (the tutorial's 1e-4

@@ -158,9 +158,10 @@ def sampler_cost(result: dict) -> str:
 def training(result: dict) -> str:
     """Throughput and loss of small image models, ours and the peers'."""
     threads = result["machine"]["threads"]
+    options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in result["options"].items())
     parts = [
         "## Training image models\n",
-        "`benchmarks/training.py` (contenders and loops: `benchmarks/contenders.py`): equal "
+        f"`benchmarks/training.py {options}` (contenders and loops: `contenders.py`): equal "
         "parameters within 5 %, equal batch, the same regression on MNIST, float32, each network "
         "in the loop of its library's example. Ours folds 2 × 2 pixels into channels first, which "
         "at equal parameters is several times fewer operations; *folded* are the peers' networks "
@@ -192,8 +193,9 @@ def training(result: dict) -> str:
         f"and times for all, after {loss['steps']} steps of {loss['batch']} images: with its "
         "standard error over the images, and the difference to our U-Net's with that of the "
         "difference. One seed; learning rate 1e-3 for all; a peer's better of last and averaged "
-        "weights. Ours, torchcfm's and smalldiffusion's loops have it constant, Diffusers' falls "
-        "after a warm-up; *falling rate* is the default of our loop, which pays in long runs.\n"
+        "weights. Ours, torchcfm's and smalldiffusion's loops have it constant; Diffusers' falls "
+        "after a warm-up, as in its tutorial, and was not tried otherwise. *Falling rate* is the "
+        "default of our loop; the constant one was taken after that had been seen to be worse.\n"
     )
     rows = [
         [

@@ -171,7 +171,7 @@ def main() -> None:
             lambda size=size, batch=batch: throughput(size, images, batch, options.rounds),
         )
     table = losses(images, held_out, options.loss_batch, options.steps, options.groups.split(","))
-    common.save("training", {"throughput": speeds, "loss": table})
+    common.save("training", {"options": vars(options), "throughput": speeds, "loss": table})
 
 
 if __name__ == "__main__":
