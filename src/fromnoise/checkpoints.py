@@ -29,11 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fromnoise import discrete_schedules, networks, schedules, solvers
-from fromnoise._files import cache_dir, fetch, replacing, sha256, write_bytes
+from fromnoise._files import cache_dir, fetch, sha256, write_bytes
 from fromnoise._shapes import check_same_shape
 from fromnoise.distributions import Law, eight_gaussians
 from fromnoise.fields import Field, NetworkField
@@ -41,7 +40,7 @@ from fromnoise.guidance import classifier_free
 from fromnoise.paths import GaussianPath
 from fromnoise.predictions import coefficients
 from fromnoise.processes import probability_flow
-from fromnoise.training import CheckpointError, read_tensors
+from fromnoise.training import CheckpointError, read_tensors, write_tensors
 from fromnoise.variational import LearnedVarianceField
 from fromnoise.weightings import error_ratio
 
@@ -265,13 +264,15 @@ def save(path: str | Path, net: nn.Module, record: Mapping[str, Any]) -> None:
 
     The record must say how to build the network again: entries ``network`` (name and options),
     ``schedule``, ``prediction`` and ``event``, as the recipes write them.
+
+    Raises:
+        CheckpointError: if it cannot be written, as on a full disk; a file from before stays.
     """
     record = json.loads(json.dumps(record))
     build_network(record["network"]).load_state_dict(net.state_dict())  # raises if it does not fit
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     header = {"format": FORMAT, "record": json.dumps(record, sort_keys=True)}
-    with replacing(path) as part:
-        save_file(tensors, part, metadata=header)
+    write_tensors(Path(path), tensors, header)
 
 
 def read(path: str | Path, device: str | torch.device = "cpu") -> Pretrained:
