@@ -38,7 +38,8 @@ PEERS := _build/peers
 bench: $(STAMP)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade \
 	  --target $(PEERS) -r benchmarks/requirements.txt
-	@export PYTHONPATH=$(PEERS) OMP_NUM_THREADS=1; for part in plane cost precision sampler_cost training report; do \
+	@export PYTHONPATH=$(PEERS) OMP_NUM_THREADS=1; for part in plane cost precision sampler_cost \
+	  training sampling_quality quality report; do \
 	  $(BIN)/python benchmarks/$$part.py || exit 1; done
 
 clean:

@@ -59,6 +59,7 @@ FLOORS = [
     "exported",
     "interchange",
     "evaluation",
+    "digit_quality",
     "records",
     "recipes",
     "derivations",

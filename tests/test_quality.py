@@ -92,6 +92,46 @@ def test_kernel_distance_against_its_definition():
     assert found.error == pytest.approx(abs(halves[0] - halves[1]) / 2, rel=1e-12)
 
 
+def test_the_kernel_distance_of_strata_is_unbiased():
+    """Fixed numbers of two distant classes, without whose names the mean is far below 0.
+
+    The mean over 200 pairs, within 5 of its errors.
+    """
+    strata = torch.arange(40) // 20
+    pairs = [[normal(40, 2, 2 * k + i) + 3.0 * strata[:, None] for i in (0, 1)] for k in range(200)]
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    known = torch.tensor(
+        [kernel_distance(x[order], y[order], 4, strata[order]).value for x, y in pairs]
+    )
+    blind = torch.tensor([kernel_distance(x, y, 4).value for x, y in pairs])
+    error = known.std().item() / math.sqrt(200)
+    assert abs(known.mean()) < 5 * error and blind.mean() < -5 * error
+
+
+def test_the_kernel_distance_of_strata_against_its_definition():
+    """The classes' own distances, mixed with their shares."""
+    x, y, names = normal(12, 2, 3), normal(12, 2, 4, shift=0.3), torch.arange(12) % 3 // 2
+
+    def mean(a, b, same):
+        k = (a @ b.T / 2 + 1) ** 3
+        total = k.sum() - k.diagonal().sum() if same else k.sum()
+        return (total / (len(a) * (len(b) - same))).item()
+
+    by_hand = 0.0
+    for c in (0, 1):
+        for d in (0, 1):
+            share = (names == c).double().mean() * (names == d).double().mean()
+            a, b = [v[names == c] for v in (x, y)], [v[names == d] for v in (x, y)]
+            across = mean(a[0], b[1], False) + mean(a[1], b[0], False)
+            within = mean(a[0], b[0], c == d) + mean(a[1], b[1], c == d)
+            by_hand += share.item() * (within - across)
+    assert kernel_distance(x, y, 2, names).value == pytest.approx(by_hand, rel=1e-12)
+    with pytest.raises(ValueError, match="one for each"):
+        kernel_distance(x, y, 2, names[1:])
+    with pytest.raises(ValueError, match="two rows outside of every block"):
+        kernel_distance(x, y, 2, torch.arange(12) // 3)
+
+
 @pytest.mark.parametrize("measure", [frechet, kernel_distance])
 def test_the_error_of_a_paired_difference(measure):
     """Against the spread of 100 repetitions, known to 7 %; unpaired errors are far too large."""

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import json
 
 import pytest
 import torch
 
-from fromnoise import checkpoints, recipes, training
+from fromnoise import checkpoints, data, recipes, training
 from fromnoise.paths import GaussianPath
 from fromnoise.recipes import checkerboard_flow
 from fromnoise.training import Settings
@@ -38,6 +39,9 @@ def test_recipes_are_complete(name):
     net = recipe.build()
     assert sum(p.numel() for p in net.parameters()) <= 2_000_000
     x = torch.randn(2, *recipe.event)
+    if recipe.schedule is None:  # a reader
+        assert recipe.prediction is None and net(x).shape == (2, recipe.options["classes"])
+        return
     outputs = 2 if recipe.variance == "learned" else 1  # a prediction, and the variance's place
     assert net(x, 0.5).shape == (2, outputs * x.shape[1], *x.shape[2:])
 
@@ -163,3 +167,53 @@ def test_reflow_is_made_from_the_registered_weights_and_starts_from_them():
     start = first.draw_source(300, torch.Generator().manual_seed(1))
     assert torch.equal(coupling.noise, start)
     assert torch.allclose(coupling.data, first.sample(300, steps=4, source=start), atol=1e-6)
+
+
+# Recipes of labels -------------------------------------------------------------------------------
+
+
+def _few(n=64):
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 28, 28), generator=g, dtype=torch.uint8)
+    return data.Images(images, torch.arange(n) % 10, "a patched set")
+
+
+@pytest.mark.parametrize("name", ["fashion-conditional", "fashion-dit"])
+def test_clothes_are_the_digit_recipes_with_other_data(name, monkeypatch, tmp_path):
+    twin = recipes.get(name.replace("fashion", "digits"))
+    mine = recipes.get(name)
+    same = ("event", "network", "options", "schedule", "budgets", "target", "prediction")
+    assert all(getattr(mine, key) == getattr(twin, key) for key in same)
+    asked = []
+    monkeypatch.setattr(data, "fashion", lambda split: asked.append(split) or _few())
+    out = tmp_path / "w.safetensors"
+    settings = {"steps": 2, "batch_size": 8, "warmup": 1, "progress": False}
+    trained = recipes.train(name, out=out, **settings)
+    assert asked == ["train"]
+    assert trained.record["data_source"] == "a patched set, with labels"
+    assert trained.record["recipe"] == name
+    assert checkpoints.load(out).sample(3, steps=2, labels=7, guidance=2.0).shape == (3, 1, 28, 28)
+
+
+def test_clothes_without_files_or_network_say_what_to_do(monkeypatch, tmp_path, no_network):
+    monkeypatch.delenv("FROMNOISE_DATA", raising=False)
+    monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path))
+    with pytest.raises(data.Unreachable, match=r"set FROMNOISE_DATA to a folder that holds fash"):
+        recipes.train("fashion-conditional", **TINY)
+
+
+@pytest.mark.parametrize("of", ["digits", "fashion"])
+def test_the_reader_is_trained_and_its_record_has_its_accuracy(of, monkeypatch, tmp_path):
+    monkeypatch.setattr(data, of, lambda split: _few(64 if split == "train" else 50))
+    out = tmp_path / "w.safetensors"
+    trained = recipes.train(f"{of}-features", out=out, **TINY)
+    found = checkpoints.load(out)
+    assert found.record == json.loads(json.dumps(trained.record))  # tuples become lists
+    assert "schedule" not in found.record
+    said = found.record["evaluation"]
+    images = data.to_unit(_few(50).images)
+    right = (found.net(images).argmax(1) == _few(50).labels).double().mean().item()
+    assert said["accuracy"] == pytest.approx(right, abs=1e-6) and said["images"] == 50
+    assert said["standard_error"] == pytest.approx((right * (1 - right) / 50) ** 0.5, abs=1e-6)
+    with pytest.raises(ValueError, match="-features has no time and makes no samples"):
+        found.sample(2)

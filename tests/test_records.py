@@ -85,11 +85,24 @@ def test_a_wrong_download_is_refused(checkout, served, monkeypatch):
 def test_landed_records_are_registered_small_and_made_by_a_command():
     folder = ROOT / "book" / "_static" / "records"
     known = records.registry()
-    assert {p.stem for p in folder.iterdir()} == set(known)
+    assert {p.stem for p in folder.glob("*.json")} == set(known)
     for name, entry in known.items():
         content = (folder / entry["file"]).read_bytes()
         assert sha256(content) == entry["sha256"] and len(content) == entry["bytes"] < 200_000
         assert records.load(name)["command"]
+
+
+def test_landed_pictures_are_those_of_a_record_and_small():
+    folder = ROOT / "book" / "_static" / "records"
+    named = {}
+    for name in records.registry():
+        models = records.load(name).get("models", {})
+        for entry in models.values() if name.startswith("quality") else ():
+            named[entry["picture"]["file"]] = entry["picture"]
+    assert {p.name for p in folder.iterdir() if p.suffix != ".json"} == set(named)
+    for file, entry in named.items():
+        content = (folder / file).read_bytes()
+        assert sha256(content) == entry["sha256"] and len(content) == entry["bytes"] <= 100_000
 
 
 def test_rounding_keeps_six_digits_and_everything_that_is_no_float():

@@ -50,6 +50,9 @@ FOLDER = "_static/checkpoints"  # on the site; in the checkout it is under book/
 # Laws other than normal noise from which a registered flow may start: name to their maker.
 SOURCES = {"eight_gaussians": eight_gaussians}
 
+# Networks without a time: they have no field.
+TIMELESS = (networks.VAE, networks.ConvVAE, networks.LinearVAE, networks.DigitFeatures)
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -57,14 +60,15 @@ class Pretrained:
 
     Attributes:
         net: the network, in evaluation mode.
-        field: the same as a field: velocity, score, denoiser and noise prediction.
-        event: shape of one sample, such as ``(1, 28, 28)``.
+        field: the same as a field: velocity, score, denoiser and noise prediction. None for a
+            network without a time.
+        event: shape of one datum that the network takes, such as ``(1, 28, 28)``.
         record: how it was made.
         source: the law at t = 0 if it is not normal noise.
     """
 
     net: nn.Module
-    field: Field
+    field: Field | None
     event: tuple[int, ...]
     record: dict[str, Any]
     source: Law | None = None
@@ -155,9 +159,14 @@ class Pretrained:
                 conditional model, 0 ignores the labels.
 
         Raises:
-            ValueError: ``source`` does not hold n points of the model's shape, or there are not n
-                labels, or the network does not know them.
+            ValueError: the network has no time; ``source`` does not hold n points of the model's
+                shape; or there are not n labels, or the network does not know them.
         """
+        if self.field is None:
+            raise ValueError(
+                f"{self.record.get('recipe', 'this network')} has no time and makes no samples "
+                "by itself: use its net."
+            )
         weight = next(self.net.parameters())
         schedule = self.field.schedule
         noise = self.draw_source(n, generator) if source is None else source
@@ -263,7 +272,8 @@ def save(path: str | Path, net: nn.Module, record: Mapping[str, Any]) -> None:
     """Write the weights of ``net`` and the record into one file, atomically.
 
     The record must say how to build the network again: entries ``network`` (name and options),
-    ``schedule``, ``prediction`` and ``event``, as the recipes write them.
+    ``event`` and, for a network with a time, ``schedule`` and ``prediction``, as the recipes write
+    them.
 
     Raises:
         CheckpointError: if it cannot be written, as on a full disk; a file from before stays.
@@ -301,8 +311,10 @@ def assemble(
     try:
         net = build_network(record["network"])
         net.load_state_dict(tensors)
-        path_of = GaussianPath(build_schedule(record["schedule"]))
-        prediction, event = record["prediction"], tuple(record["event"])
+        event = tuple(record["event"])
+        timeless = isinstance(net, TIMELESS)
+        path_of = None if timeless else GaussianPath(build_schedule(record["schedule"]))
+        prediction = None if timeless else record["prediction"]
         source = build_source(record["source"]) if "source" in record else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
@@ -310,6 +322,8 @@ def assemble(
             "written by another version of the package; fetch or train it anew"
         ) from error
     net = net.to(device).eval()
+    if timeless:
+        return Pretrained(net, None, event, record)
     normal = source is None and "coupling" not in record
     if record.get("variance") == "learned":
         field: Field = LearnedVarianceField(net, path_of.schedule)

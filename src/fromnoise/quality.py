@@ -98,7 +98,9 @@ def frechet(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
     return Estimate(value, error)
 
 
-def kernel_distance(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
+def kernel_distance(
+    real: Tensor, fake: Tensor, blocks: int = 10, strata: Tensor | None = None
+) -> Estimate:
     """The squared MMD with the kernel (x . y / d + 1)^3, unbiased ("KID").
 
     Bińkowski et al. 2018, who average over subsets; this takes all pairs at once, which has a
@@ -109,9 +111,13 @@ def kernel_distance(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
         real: ``(n, d)``.
         fake: ``(m, d)``; rows beyond the smaller of the two sets are not used.
         blocks: of the jackknife that gives the error, at least 2.
+        strata: ``(n,)``, the class of row i of both, if both were drawn with a fixed number of each
+            class. Pairs of one class are then rarer within a set than across, by a part in n; they
+            count for more by n_c / (n_c - 1), which makes the estimate unbiased again.
 
     Raises:
-        ValueError: the widths differ, or there are fewer than 2 blocks of 2 rows.
+        ValueError: the widths differ, there are fewer than 2 blocks of 2 rows, there is not one
+            stratum for each row, or a class has fewer than two rows outside of a block.
     """
     _check(real, fake, 2 * blocks)
     _check_blocks(blocks)
@@ -121,9 +127,20 @@ def kernel_distance(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
     within = (xx + yy).fill_diagonal_(0.0)
     number = torch.arange(n) * blocks // n  # of the block that a row is in
 
+    if strata is not None and strata.shape != (n,):
+        raise ValueError(f"strata has shape {tuple(strata.shape)} for {n} rows: pass one for each.")
+    classes = [] if strata is None else [(strata == k).double() for k in strata.unique()]
+
     def statistic(kept: Tensor) -> float:
         count = kept.sum()
-        same = kept @ within @ kept / (count * (count - 1.0))
+        if strata is None:
+            same = kept @ within @ kept / (count * (count - 1.0))
+        else:
+            same = kept @ within @ kept / count**2
+            for few in (kept * one for one in classes):
+                if few.sum() < 2.0:
+                    raise ValueError("strata: each class needs two rows outside of every block.")
+                same += few @ within @ few / (count**2 * (few.sum() - 1.0))
         return (same - 2.0 * (kept @ xy @ kept) / count**2).item()
 
     left = torch.tensor(
@@ -176,6 +193,12 @@ def difference(
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double())
+
+
+def _nearest(x: Tensor, y: Tensor, rows: int = 500) -> Tensor:
+    """The distance of each x to its nearest y, a block at a time: the whole matrix can be large."""
+    y = y.double()
+    return torch.cat([torch.cdist(part, y).min(1).values for part in x.double().split(rows)])
 
 
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[Estimate, Estimate]:
@@ -267,7 +290,7 @@ def memorization(fake: Tensor, train: Tensor, held_out: Tensor) -> tuple[Estimat
     """
     _check(train, fake, 1)
     _check(train, held_out, 1)
-    near, fresh = (_distances(x, train).min(1).values.numpy() for x in (fake, held_out))
+    near, fresh = (_nearest(x, train).numpy() for x in (fake, held_out))
     test = stats.mannwhitneyu(near, fresh, alternative="less")
     pairs = len(near) * len(fresh)
     share = 1.0 - test.statistic / pairs

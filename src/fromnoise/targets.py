@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fromnoise._shapes import check_same_shape
 from fromnoise.couplings import Coupling, independent
@@ -232,6 +233,61 @@ class VariationalAutoencoder:
         """The mean over the batch of -ELBO / d, with one draw of the latent for each datum."""
         bound = net.elbo(data, generator, self.beta)
         return -bound.mean() / data[0].numel()
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Read the label off an image: the cross-entropy, on images that are moved a little.
+
+    The network is one that gives logits, ``net(x)``, such as
+    :class:`fromnoise.networks.DigitFeatures`. It has no time, and the loop needs none.
+
+    Attributes:
+        shift: each image is moved by up to so many pixels along both sides; what comes in at the
+            border has the value `background`.
+        background: value of an empty pixel.
+
+    Raises:
+        ValueError: the shift is negative.
+    """
+
+    shift: int = 0
+    background: float = -1.0
+
+    def __post_init__(self) -> None:
+        """Check the shift."""
+        if self.shift < 0:
+            raise ValueError(f"shift is {self.shift}: it must be at least 0.")
+
+    def moved(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Each image of ``(batch, channels, h, w)`` moved by its own random whole pixels."""
+        if self.shift == 0:
+            return x
+        n, _, height, width = x.shape
+        k = self.shift
+        padded = functional.pad(x, (k, k, k, k), value=self.background)
+        where = {"generator": generator, "device": x.device}
+        down, right = torch.randint(0, 2 * k + 1, (2, n), **where)
+        rows = down[:, None] + torch.arange(height, device=x.device)  # (n, height)
+        columns = right[:, None] + torch.arange(width, device=x.device)  # (n, width)
+        image = torch.arange(n, device=x.device)[:, None, None]
+        # a slice between advanced indices puts the channels last
+        moved = padded[image, :, rows[:, :, None], columns[:, None, :]]
+        return moved.movedim(-1, 1).contiguous()
+
+    def loss(
+        self, net: nn.Module, data: Labelled, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The mean cross-entropy over the batch, in nats.
+
+        Raises:
+            TypeError: the data have no labels.
+        """
+        if not isinstance(data, Labelled):
+            raise TypeError(
+                f"data is {type(data).__name__}: Classification trains on Labelled(x, labels)."
+            )
+        return functional.cross_entropy(net(self.moved(data.x, generator)), data.labels)
 
 
 @dataclass(frozen=True)

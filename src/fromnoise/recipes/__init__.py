@@ -14,8 +14,10 @@ from fromnoise.recipes import (
     digits_conditional,
     digits_couplings,
     digits_ddpm,
+    digits_features,
     digits_flow,
     digits_ncsn,
+    fashion_conditional,
     moons,
 )
 from fromnoise.recipes._recipe import Recipe
@@ -32,7 +34,9 @@ _RECIPES = {
         *digits_conditional.RECIPES,
         *digits_couplings.RECIPES,
         digits_ddpm.RECIPE,
+        digits_features.RECIPE,
         digits_ncsn.RECIPE,
+        *fashion_conditional.RECIPES,
         *moons.RECIPES,
     )
 }

@@ -31,14 +31,15 @@ class Recipe:
         event: shape of one sample.
         network: class of the network, in :mod:`fromnoise.networks`.
         options: its options.
-        schedule: schedule of the Gaussian path.
+        schedule: schedule of the Gaussian path; None for a network without a time.
         budgets: optimizer settings for each kind of machine, ``"cpu"`` and ``"gpu"``.
-        target: makes the training target from the path.
-        prediction: what the network predicts under that target.
+        target: makes the training target from the path (from None, if there is no schedule).
+        prediction: what the network predicts under that target; None without a schedule.
         source: describes the law at t = 0 (:data:`fromnoise.checkpoints.SOURCES`); normal noise
             unless given. The target's coupling draws from it; the samples start from it.
         coupling: a line on how source and data are paired, where that is not independently.
         start: registered weights to start from; new ones unless given.
+        evaluate: what the record says of the trained network, such as its accuracy on test data.
         variance: ``"learned"`` if the network has a second output for the variance of a step.
     """
 
@@ -48,13 +49,14 @@ class Recipe:
     event: tuple[int, ...]
     network: str
     options: Mapping[str, Any]
-    schedule: Schedule
+    schedule: Schedule | None
     budgets: Mapping[str, Mapping[str, Any]]
-    target: Callable[[GaussianPath], Target] = ConditionalFlowMatching
-    prediction: Kind = "velocity"
+    target: Callable[..., Target] = ConditionalFlowMatching
+    prediction: Kind | None = "velocity"
     source: Mapping[str, Any] | None = None
     coupling: str | None = None
     start: str | None = None
+    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None
     variance: str | None = None
 
     def build(self, seed: int = 0) -> nn.Module:
@@ -97,7 +99,7 @@ class Recipe:
         folder = None if out is None else Path(f"{out}.training")
         trained = training.train(
             self.initial(seed),
-            self.target(GaussianPath(self.schedule)),
+            self.target(None if self.schedule is None else GaussianPath(self.schedule)),
             data,
             **settings,
             resume=resume,
@@ -110,10 +112,11 @@ class Recipe:
             "budget": budget,
             "data_source": source,
             "network": self._network,
-            "schedule": checkpoints.describe_schedule(self.schedule),
-            "prediction": self.prediction,
             "event": list(self.event),
         }
+        if self.schedule is not None:
+            record["schedule"] = checkpoints.describe_schedule(self.schedule)
+            record["prediction"] = self.prediction
         if self.source is not None:
             record["source"] = dict(self.source)
         if self.coupling is not None:
@@ -125,6 +128,8 @@ class Recipe:
                 "name": self.start,
                 "sha256": checkpoints.registry()[self.start]["sha256"],
             }
+        if self.evaluate is not None:
+            record["evaluation"] = dict(self.evaluate(trained.net))
         if out is not None:
             checkpoints.save(out, trained.net, record)
             (folder / training.CHECKPOINT).unlink()  # the weights are written: it has served
