@@ -396,7 +396,9 @@ def sampling_quality(result: dict) -> str:
         f"evaluations of our DPM-Solver++ 2M {with_error(best_possible)}. **Bold**: the first "
         f"within a tenth of that, at most {result['threshold']:.3f}; more evaluations were not "
         "tried. The standard errors are of the distances themselves; since noise and data are the "
-        "same, differences between samplers have smaller ones. Images per second on one thread, "
+        "same, differences between samplers have smaller ones. A distance below that of many "
+        "evaluations is no better solution: errors of a coarse solution can make up for those of "
+        "the network. Images per second on one thread, "
         f"batch {result['batch']}, all in turn, median of {result['rounds']} rounds of processor "
         "time.\n",
     ]

@@ -1,6 +1,6 @@
 """Images per second at a fixed quality: our samplers and 🤗 Diffusers' on one network.
 
-    python benchmarks/sampling_quality.py [SAMPLES OF EACH CLASS, 100 unless given]
+    python benchmarks/sampling_quality.py [SAMPLES OF EACH CLASS, 50 unless given]
 
 The network is ``digits-conditional``, given a label each and no guidance, along its own straight
 path. Ours and the schedulers of Diffusers for flow models start from the same noise. The quality is
@@ -29,8 +29,8 @@ from fromnoise import checkpoints, data, digit_quality, grids, quality, samplers
 from fromnoise.fields import Field
 
 MODEL = "digits-conditional"
-PER_CLASS, BATCH, SEED = 100, 100, 11
-BUDGETS = (5, 6, 8, 10, 12, 16, 24)
+PER_CLASS, BATCH, SEED = 50, 100, 11
+BUDGETS = (3, 4, 5, 6, 8, 10, 12, 16, 24)
 REFERENCE, SLACK = 32, 1.1
 ROUNDS, TIMED = 5, 100
 
