@@ -46,6 +46,7 @@ FLOORS = [
     "score_targets",
     "interpolants",
     "networks",
+    "latents",
     "manifolds",
     "manifold_laws",
     "riemannian",

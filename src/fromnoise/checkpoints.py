@@ -38,6 +38,7 @@ from fromnoise._shapes import check_same_shape
 from fromnoise.distributions import Law, eight_gaussians
 from fromnoise.fields import Field, NetworkField
 from fromnoise.guidance import classifier_free
+from fromnoise.latents import LatentDecoder, LatentStatistics
 from fromnoise.paths import GaussianPath
 from fromnoise.predictions import coefficients
 from fromnoise.processes import probability_flow
@@ -51,6 +52,9 @@ FOLDER = "_static/checkpoints"  # on the site; in the checkout it is under book/
 # Laws other than normal noise from which a registered flow may start: name to their maker.
 SOURCES = {"eight_gaussians": eight_gaussians}
 
+# Networks without a time: they have no field.
+AUTOENCODERS = (networks.VAE, networks.ConvVAE, networks.ImageVAE, networks.LinearVAE)
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -58,17 +62,20 @@ class Pretrained:
 
     Attributes:
         net: the network, in evaluation mode.
-        field: the same as a field: velocity, score, denoiser and noise prediction.
-        event: shape of one sample, such as ``(1, 28, 28)``.
+        field: the same as a field: velocity, score, denoiser and noise prediction. None for an
+            autoencoder.
+        event: shape of one datum that the network takes, such as ``(1, 28, 28)``.
         record: how it was made.
         source: the law at t = 0 if it is not normal noise.
+        decoder: for a model of latents, what makes data of them; None for other models.
     """
 
     net: nn.Module
-    field: Field
+    field: Field | None
     event: tuple[int, ...]
     record: dict[str, Any]
     source: Law | None = None
+    decoder: LatentDecoder | None = None
 
     @property
     def classes(self) -> int | None:
@@ -134,8 +141,12 @@ class Pretrained:
         source: Tensor | None = None,
         labels: int | Tensor | None = None,
         guidance: float = 1.0,
+        decode: bool = True,
     ) -> Tensor:
         """Draw ``n`` samples ``(n, *event)``: noise, carried along the flow (`alg-flow-sampling`).
+
+        A model of latents decodes them in the end (`alg-latent-sampling`), so that the samples are
+        data as those of other models are.
 
         It begins with a draw of the source that the weights were trained with: the law
         :attr:`source` if there is one, else N(0, sigma_0^2 I), sigma_0 that of the schedule (34 on
@@ -154,11 +165,18 @@ class Pretrained:
             labels: what to draw, one or ``(n,)``, for a conditional network.
             guidance: scale of classifier-free guidance (`def-classifier-free`): 1 is the
                 conditional model, 0 ignores the labels.
+            decode: False to get the latents ``(n, *event)`` of a model of latents.
 
         Raises:
-            ValueError: ``source`` does not hold n points of the model's shape, or there are not n
-                labels, or the network does not know them.
+            ValueError: the model is an autoencoder; ``source`` does not hold n points of the
+                model's shape; or there are not n labels, or the network does not know them.
         """
+        if self.field is None:
+            raise ValueError(
+                f"{self.record.get('recipe', 'this model')} is an autoencoder and makes no samples "
+                "by itself: use its net.encode and net.decode, or sample a model of its latents "
+                "(digits-latent-dit)."
+            )
         weight = next(self.net.parameters())
         schedule = self.field.schedule
         noise = self.draw_source(n, generator) if source is None else source
@@ -177,7 +195,8 @@ class Pretrained:
             field = self.guided(part, guidance)
             x = solvers.solve_ode(probability_flow(field), x, times, method=method)
             ends.append(field.denoise(x, times[-1]) if float(schedule.sigma(last)) > 0.0 else x)
-        return torch.cat(ends)
+        x = torch.cat(ends)
+        return self.decoder(x, batch_size) if decode and self.decoder is not None else x
 
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> Pretrained:
@@ -300,8 +319,10 @@ def assemble(
     try:
         net = build_network(record["network"])
         net.load_state_dict(tensors)
-        path_of = GaussianPath(build_schedule(record["schedule"]))
-        prediction, event = record["prediction"], tuple(record["event"])
+        event = tuple(record["event"])
+        autoencoder = isinstance(net, AUTOENCODERS)
+        path_of = None if autoencoder else GaussianPath(build_schedule(record["schedule"]))
+        prediction = None if autoencoder else record["prediction"]
         source = build_source(record["source"]) if "source" in record else None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
@@ -309,12 +330,15 @@ def assemble(
             "written by another version of the package; fetch or train it anew"
         ) from error
     net = net.to(device).eval()
+    if autoencoder:
+        return Pretrained(net, None, event, record)
+    decoder = build_decoder(record["latents"], device) if "latents" in record else None
     normal = source is None and "coupling" not in record
     if record.get("variance") == "learned":
         field: Field = LearnedVarianceField(net, path_of.schedule)
     else:
         field = NetworkField(net, path_of, prediction, independent_noise=normal)
-    return Pretrained(net, field, event, record, source)
+    return Pretrained(net, field, event, record, source, decoder)
 
 
 def _contents(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -361,6 +385,35 @@ def build_source(spec: Mapping[str, Any]) -> Law:
     if spec["name"] not in SOURCES:
         raise ValueError(f"no source is called {spec['name']!r}: there are {', '.join(SOURCES)}")
     return SOURCES[spec["name"]](**spec["options"])
+
+
+def describe_latents(name: str, statistics: LatentStatistics) -> dict[str, Any]:
+    """What the record of a model of latents says of them: whose they are, and their statistics.
+
+    Args:
+        name: registered name of the autoencoder.
+        statistics: with which its latents were standardized.
+    """
+    numbers = {"mean": list(statistics.mean), "std": list(statistics.std)}
+    return {"autoencoder": name, "sha256": registry()[name]["sha256"], **numbers}
+
+
+def build_decoder(spec: Mapping[str, Any], device: str | torch.device = "cpu") -> LatentDecoder:
+    """The decoder of a description written by :func:`describe_latents`.
+
+    Raises:
+        CheckpointError: the registered autoencoder is not the one that the latents came from, or
+            cannot be had.
+    """
+    name = spec["autoencoder"]
+    found = registry().get(name, {}).get("sha256")
+    if found != spec["sha256"]:
+        raise CheckpointError(
+            f"the latents are those of {name} with SHA-256 {spec['sha256']}, but the registered "
+            f"one has {found}: its decoder would not fit; train the model of latents anew"
+        )
+    statistics = LatentStatistics(tuple(spec["mean"]), tuple(spec["std"]))
+    return LatentDecoder(load(name, device).net, statistics)
 
 
 def publish(path: str | Path, folder: str | Path | None = None) -> Path:

@@ -15,6 +15,7 @@ from fromnoise.recipes import (
     digits_couplings,
     digits_ddpm,
     digits_flow,
+    digits_latent,
     digits_ncsn,
     moons,
 )
@@ -32,6 +33,7 @@ _RECIPES = {
         *digits_conditional.RECIPES,
         *digits_couplings.RECIPES,
         digits_ddpm.RECIPE,
+        *digits_latent.RECIPES,
         digits_ncsn.RECIPE,
         *moons.RECIPES,
     )

@@ -31,15 +31,17 @@ class Recipe:
         event: shape of one sample.
         network: class of the network, in :mod:`fromnoise.networks`.
         options: its options.
-        schedule: schedule of the Gaussian path.
+        schedule: schedule of the Gaussian path; None for an autoencoder, which has no time.
         budgets: optimizer settings for each kind of machine, ``"cpu"`` and ``"gpu"``.
-        target: makes the training target from the path.
-        prediction: what the network predicts under that target.
+        target: makes the training target from the path (from None, if there is no schedule).
+        prediction: what the network predicts under that target; None for an autoencoder.
         source: describes the law at t = 0 (:data:`fromnoise.checkpoints.SOURCES`); normal noise
             unless given. The target's coupling draws from it; the samples start from it.
         coupling: a line on how source and data are paired, where that is not independently.
         start: registered weights to start from; new ones unless given.
         variance: ``"learned"`` if the network has a second output for the variance of a step.
+        latents: for a model of latents, describes the autoencoder that decodes its samples
+            (:func:`fromnoise.checkpoints.describe_latents`).
     """
 
     name: str
@@ -48,14 +50,15 @@ class Recipe:
     event: tuple[int, ...]
     network: str
     options: Mapping[str, Any]
-    schedule: Schedule
+    schedule: Schedule | None
     budgets: Mapping[str, Mapping[str, Any]]
-    target: Callable[[GaussianPath], Target] = ConditionalFlowMatching
-    prediction: Kind = "velocity"
+    target: Callable[..., Target] = ConditionalFlowMatching
+    prediction: Kind | None = "velocity"
     source: Mapping[str, Any] | None = None
     coupling: str | None = None
     start: str | None = None
     variance: str | None = None
+    latents: Callable[[], Mapping[str, Any]] | None = None
 
     def build(self, seed: int = 0) -> nn.Module:
         """The untrained network, initialized from ``seed`` (the global generator is untouched)."""
@@ -97,7 +100,7 @@ class Recipe:
         folder = None if out is None else Path(f"{out}.training")
         trained = training.train(
             self.initial(seed),
-            self.target(GaussianPath(self.schedule)),
+            self.target(None if self.schedule is None else GaussianPath(self.schedule)),
             data,
             **settings,
             resume=resume,
@@ -110,16 +113,19 @@ class Recipe:
             "budget": budget,
             "data_source": source,
             "network": self._network,
-            "schedule": checkpoints.describe_schedule(self.schedule),
-            "prediction": self.prediction,
             "event": list(self.event),
         }
+        if self.schedule is not None:
+            record["schedule"] = checkpoints.describe_schedule(self.schedule)
+            record["prediction"] = self.prediction
         if self.source is not None:
             record["source"] = dict(self.source)
         if self.coupling is not None:
             record["coupling"] = self.coupling
         if self.variance is not None:
             record["variance"] = self.variance
+        if self.latents is not None:
+            record["latents"] = dict(self.latents())
         if self.start is not None:
             record["start"] = {
                 "name": self.start,

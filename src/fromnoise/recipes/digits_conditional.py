@@ -25,7 +25,8 @@ from fromnoise.targets import LabelDropout, Regression
 CLASSES, DROP = 10, 0.1
 
 
-def _digits():
+def labelled_digits() -> tuple[Labelled, str]:
+    """The training digits in [-1, 1] with their labels, and where they came from."""
     found = data.digits("train")
     return Labelled(data.to_unit(found.images), found.labels), f"{found.source}, with labels"
 
@@ -44,7 +45,7 @@ def _recipe(
         _VELOCITY,
         name=name,
         summary=summary,
-        data=_digits,
+        data=labelled_digits,
         network=network,
         options={**options, "classes": CLASSES},
         budgets={k: {**v, "steps": changes[k]} for k, v in _VELOCITY.budgets.items()},
