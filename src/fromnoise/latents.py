@@ -21,9 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise._shapes import check_same_shape
+from fromnoise.fields import Field
 from fromnoise.labels import Labelled
 from fromnoise.networks.vae import LinearVAE, kl_from_standard
 from fromnoise.targets import Net, Target
+from fromnoise.time_samplers import LowDiscrepancyTimes, TabulatedTimes
+from fromnoise.variational import ContinuousELBO
 
 # Latents as data ---------------------------------------------------------------------------------
 
@@ -329,6 +332,44 @@ def two_stage_terms(
             nats = nats - statistics.log_volume(z.shape[1:])
         cross_entropy -= nats / draws
     return TwoStageTerms(reconstruction, posteriors.entropy(), cross_entropy)
+
+
+def flow_bound(
+    field: Field,
+    generator: torch.Generator | None = None,
+    draws: int = 8,
+    t_min: float = 2e-3,
+    t_max: float = 0.99,
+    bins: int = 64,
+) -> Callable[[Tensor], Tensor]:
+    """A lower bound on log p(z) of a flow model of latents, ``(batch, *latent) -> (batch,)``.
+
+    Minus the bound of `thm-continuous-elbo`, for `two_stage_terms`. As an integral over lambda its
+    integrand is the error of the noise prediction, between 0 and d for a good one; so the times are
+    drawn uniformly in lambda (up to `bins` steps). Drawn uniformly in t they would meet the factor
+    lambda', 1 / t + 1 / (1 - t) on the straight path, and the estimate would be noisier for it.
+
+    Args:
+        field: the second stage, on any schedule that is finite in [t_min, t_max].
+        generator: source of times and noise.
+        draws: of both, for each z.
+        t_min: the noisiest time; below it lies the prior's term.
+        t_max: the cleanest time; beyond it a normal law about the denoised z takes over, so that
+            sigma / alpha there should be small beside the spread of q(z | x).
+        bins: of the table of times.
+
+    Raises:
+        ValueError: the times are not 0 < t_min < t_max < 1.
+    """
+    if not 0.0 < t_min < t_max < 1.0:
+        raise ValueError(f"t_min={t_min}, t_max={t_max}: they must satisfy 0 < t_min < t_max < 1")
+    schedule = field.schedule
+    t = torch.tensor([t_min, t_max], dtype=torch.float64)
+    low, high = schedule.half_log_snr(t).tolist()
+    edges = schedule.inverse_half_log_snr(torch.linspace(low, high, bins + 1, dtype=torch.float64))
+    edges[0], edges[-1] = t
+    bound = ContinuousELBO(schedule, LowDiscrepancyTimes(TabulatedTimes(edges, 1.0 / edges.diff())))
+    return lambda z: -bound(field, z, generator, draws).total
 
 
 @dataclass(frozen=True, eq=False)
