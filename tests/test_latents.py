@@ -17,6 +17,7 @@ from fromnoise.latents import (
     LatentStatistics,
     LatentTarget,
     Posteriors,
+    flow_bound,
     linear_two_stage,
     two_stage_terms,
 )
@@ -294,6 +295,22 @@ def test_a_bound_on_the_second_stage_keeps_the_whole_a_bound():
     assert slack.mean() < spread
     assert abs(slack.mean()) < spread + 0.05
     assert found.total.mean() < exact.log_prob.mean()
+
+
+def test_the_bound_of_a_flow_is_near_and_less_noisy_with_even_times():
+    """`flow_bound` of an exact field against log p(z) and against the same with uniform times."""
+    mean, covariance = torch.tensor([0.5, -0.5], dtype=F64), spd(2, 5)
+    law = Gaussian(mean, covariance)
+    field = ExactField(law, GaussianPath(CondOT()))
+    z = law.sample(400, seeded(1)).to(F64)
+    exact = law.log_prob(z)
+    even = flow_bound(field, seeded(2), draws=32)(z) - exact
+    assert even.mean() < 5 * even.std() / 20 and abs(even.mean()) < 5 * even.std() / 20 + 0.05
+    uniform = ContinuousELBO(CondOT(), UniformTimes(2e-3, 0.99))
+    noisy = -uniform(field, z, seeded(2), draws=32).total - exact
+    assert even.std() < 0.8 * noisy.std()
+    with pytest.raises(ValueError, match="0 < t_min < t_max < 1"):
+        flow_bound(field, t_max=1.0)
 
 
 def test_the_moments_of_the_aggregated_posterior_give_the_best_gaussian_second_stage():
