@@ -1,6 +1,7 @@
 """What the chapter on latent diffusion claims, measured."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -156,8 +157,9 @@ def test_the_sizes_of_stable_diffusion():
     assert sizes == [83_653_863, 859_520_964]
     assert sizes[1] / sum(sizes) == pytest.approx(0.91, abs=0.005)
     assert first.config.scaling_factor == 0.18215
-    assert 1 / 0.18215 == pytest.approx(5.49, abs=5e-3)
-    assert 1 / (1 + 1 / 0.18215) == pytest.approx(0.154, abs=5e-4)
+    std = 1 / first.config.scaling_factor
+    assert std == pytest.approx(5.49, abs=5e-3)
+    assert 1 / (1 + std) == pytest.approx(0.154, abs=5e-4)  # where t std = 1 - t
 
 
 def test_the_record_says_what_the_chapter_says():
@@ -165,7 +167,7 @@ def test_the_record_says_what_the_chapter_says():
     run = records.load("latents")
     first, second = run["first"], run["second"]
     errors = [first[f]["squared_error"] for f in ("2", "4", "8")]
-    for (low, a), (high, b) in zip(errors, errors[1:], strict=False):
+    for (low, a), (high, b) in pairwise(errors):
         assert high - low > 5 * math.hypot(a, b)
     for f in ("2", "4", "8"):
         assert first[f]["numbers"] == math.prod(first[f]["latent"])
