@@ -5,8 +5,9 @@
 Autoencoders with the factors 2, 4 and 8, and a flow on the latents of each: a transformer of the
 same width and depth, with the same steps, batches and seed. Beside them the same transformer on
 pixels; on latents of factor 4 that are too large by Stable Diffusion's factor; and on those of an
-autoencoder of factor 4 whose KL term has a small weight. Each is measured on test digits. About ten minutes on one free core; trained weights are kept in
-``_build/latents`` and used again, so that a run that was stopped goes on.
+autoencoder of factor 4 whose KL term has a small weight. Each is measured on test digits. About
+ten minutes on one free core; trained weights are kept in ``_build/latents`` and used again, so that
+a run that was stopped goes on.
 """
 
 from __future__ import annotations
