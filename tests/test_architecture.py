@@ -47,6 +47,7 @@ FLOORS = [
     "interpolants",
     "networks",
     "roofline",
+    "latents",
     "manifolds",
     "manifold_laws",
     "riemannian",
