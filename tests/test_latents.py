@@ -393,7 +393,7 @@ def test_a_model_of_latents_comes_back_with_its_decoder(two_stages):
     assert torch.equal(z, torch.randn(3, 2, 2, 2, generator=seeded()))
     with torch.no_grad():
         assert torch.equal(x, vae.net.decode(1.0 + 3.0 * z))
-    with pytest.raises(ValueError, match="small-vae is an autoencoder"):
+    with pytest.raises(ValueError, match="small-vae has no time"):
         vae.sample(2)
 
 
