@@ -97,6 +97,27 @@ def test_the_second_stage_wins_back_a_part_of_the_price(digits, vae, latent, pos
     assert 130 < int((unused > 0.1).sum()) < 160
 
 
+def test_ten_gaussians_win_back_more_than_one(digits, vae):
+    """So neither the Gaussian nor the flow is near the aggregated posterior: 8 nats or more."""
+    few, labels = digits[0][:200], digits[1][1000:4000]
+    posteriors = encode_dataset(vae, digits[0][1000:4000])  # 300 of a class, for 196 coordinates
+    laws = [torch.distributions.MultivariateNormal(*aggregate(posteriors))]
+    for k in range(10):
+        of = labels == k
+        part = Posteriors(posteriors.mean[of], posteriors.log_variance[of])
+        laws.append(torch.distributions.MultivariateNormal(*aggregate(part)))
+
+    def one(z):
+        return laws[0].log_prob(z.flatten(1))
+
+    def ten(z):
+        each = torch.stack([law.log_prob(z.flatten(1)) for law in laws[1:]])
+        return each.logsumexp(0) - math.log(10)
+
+    nats = [two_stage_terms(vae, few, law, seeded(0), draws=4).kl.mean() for law in (one, ten)]
+    assert 8 < nats[0] - nats[1] < 14
+
+
 def test_the_learned_variance_has_not_arrived_and_what_that_costs(digits, vae, posteriors):
     """`prp-kl-against-reconstruction` on weights: the formula and the difference of the terms."""
     x = digits[0][1000:3000]
