@@ -79,6 +79,7 @@ def two_stage_bound(steps, claim):
 AGGREGATE = claims(
     mean=lambda information, divergence: information + divergence,
     best=lambda aggregated, i: aggregated[i],
+    gaussian=lambda mean, variance: (mean, variance),
 )
 
 
@@ -90,10 +91,12 @@ AGGREGATE = claims(
         "without the divergence": AGGREGATE.but(mean=lambda i, d: i),
         "the divergence subtracted": AGGREGATE.but(mean=lambda i, d: i - d),
         "a uniform second stage": AGGREGATE.but(best=lambda aggregated, i: Rational(1, 2)),
+        "a Gaussian about 0": AGGREGATE.but(gaussian=lambda m, v: (0, v)),
+        "the second moment for the variance": AGGREGATE.but(gaussian=lambda m, v: (m, v + m**2)),
     },
-    covers="two data with any weights, two latents, every encoder and every second stage",
-    omits="general latents, where the same logarithms are integrated; Gaussian second stages, "
-    "whose best has the aggregated posterior's moments",
+    covers="two data with any weights, two latents, every encoder and every second stage; Gaussian "
+    "second stages in one dimension, of every aggregated posterior, by its two moments",
+    omits="general latents, where the same logarithms are integrated; Gaussians in more dimensions",
 )
 def aggregated_posterior(steps, claim):
     """The mean of KL(q(z | x) || p) over x, by its definition, and its stationary point."""
@@ -110,6 +113,18 @@ def aggregated_posterior(steps, claim):
     cross = -aggregated[0] * log(s) - aggregated[1] * log(1 - s)
     at = claim.best(aggregated, 0)
     steps.equal("the best second stage is stationary", diff(cross, s).subs(s, at), 0)
+    # E[-log N(z; a, c)] for z with these moments, less its value at the claimed a and c
+    m, a = symbols("m a", real=True)
+    v, c = symbols("v c", positive=True)
+    nats = log(2 * sympy.pi * c) / 2 + (v + (m - a) ** 2) / (2 * c)
+    best = dict(zip((a, c), claim.gaussian(m, v), strict=True))
+    # KL(N(m, v) || N(a, c)), from the formula of two normal laws: 0 only for equal ones
+    divergence = (log(c / v) + (v + (m - a) ** 2) / c - 1) / 2
+    steps.equal(
+        "another Gaussian costs its divergence from the best one more",
+        _logs(nats - nats.subs(best, simultaneous=True)),
+        _logs(divergence),
+    )
 
 
 SCALE = claims(
@@ -205,6 +220,7 @@ def decode_mean(steps, claim):
 NOISE = claims(
     best=lambda square, d: square / d,
     value=lambda square, d: -Rational(1, 2) * d * (1 + log(2 * sympy.pi * square / d)),
+    less=lambda d, r: d * (1 / r - 1 + log(r)) / 2,
     beta=lambda beta, noise: beta * noise,
 )
 
@@ -218,6 +234,8 @@ NOISE = claims(
         "the value without the 1": NOISE.but(
             value=lambda square, d: -d * log(2 * sympy.pi * square / d) / 2
         ),
+        "r for 1 / r": NOISE.but(less=lambda d, r: d * (r - 1 - log(r)) / 2),
+        "the loss twice": NOISE.but(less=lambda d, r: d * (1 / r - 1 + log(r))),
         "beta the other way": NOISE.but(beta=lambda beta, noise: noise / beta),
         "beta squared": NOISE.but(beta=lambda beta, noise: beta**2 * noise),
     },
@@ -233,15 +251,16 @@ def kl_against_reconstruction(steps, claim):
 
     best = claim.best(square, d)
     steps.equal("stationary in the variance", diff(fit(v), v).subs(v, best), 0)
-    r = symbols("r", positive=True)  # variance = r best; log r <= r - 1 makes it the maximum
-    steps.equal(
-        "elsewhere it is less by d (1 / r - 1 + log r) / 2",
-        _logs(fit(best) - fit(r * best)),
-        _logs(d * (1 / r - 1 + log(r)) / 2),
-    )
+    r = symbols("r", positive=True)  # variance = r S / d
+    less = claim.less(d, r)
+    steps.equal("elsewhere it is less", _logs(fit(best) - fit(r * square / d)), _logs(less))
+    # which falls up to r = 1 and grows from there: a maximum, and the only one
+    steps.equal("the loss is 0 at r = 1", less.subs(r, 1), 0)
+    steps.equal("its slope has the sign of r - 1", diff(less, r), d * (r - 1) / (2 * r**2))
     steps.equal("the value there", _logs(fit(best)), _logs(claim.value(square, d)))
-    # In the encoder and the decoder's mean, beta KL with variance v is KL with variance beta v:
-    # the two objectives differ by a factor and by what depends on v alone.
-    one = -square / (2 * v) - beta * kl
-    scaled = beta * (-square / (2 * claim.beta(beta, v)) - kl)
-    steps.equal("beta is a variance", one, scaled)
+    # Encoder and decoder's mean enter by S and K alone: the objective with beta and v, and beta
+    # times the bound with the variance beta v, differ by what depends on neither.
+    one = fit(v) - beta * kl
+    bound = fit(v).subs(v, claim.beta(beta, v)) - kl
+    for name, by in (("S", square), ("K", kl)):
+        steps.equal(f"beta is a variance: slopes in {name}", diff(one, by), beta * diff(bound, by))
