@@ -204,6 +204,7 @@ def test_the_record_says_what_the_chapter_says_of_the_factor():
         assert apart(first[f]["from_standard_normal"]["kernel"], kernel[f]) > 10
         assert abs(apart(first[f]["rebuilt"]["kernel"], run["real"]["kernel"])) < 2
         assert 29 < first[f]["kl"][0] - second[f]["kl"][0] < 43
+    assert 3.5 < apart(run["real"]["recall"], first["8"]["rebuilt"]["recall"]) < 4
     assert second["8"]["operations"] < second["4"]["operations"] / 3
     assert second["pixels"]["tokens"] == second["2"]["tokens"] == second["4"]["tokens"] == 49
     parameters = [second[name]["parameters"] for name in second]

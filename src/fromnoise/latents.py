@@ -344,9 +344,10 @@ def flow_bound(
 ) -> Callable[[Tensor], Tensor]:
     """A lower bound on log p(z) of a flow model of latents, ``(batch, *latent) -> (batch,)``.
 
-    Minus the bound of `thm-continuous-elbo`, for `two_stage_terms`. As an integral over lambda its
-    integrand is the error of the noise prediction, between 0 and d for a good one; so the times are
-    drawn uniformly in lambda (up to `bins` steps). Drawn uniformly in t they would meet the factor
+    Minus the bound of `thm-continuous-elbo`, for `two_stage_terms`. It is of the chain that samples
+    with fresh noise, not of the ODE with the same network. As an integral over lambda its integrand
+    is the error of the noise prediction, between 0 and d for a good one; so the times are drawn
+    uniformly in lambda (up to `bins` steps). Drawn uniformly in t they would meet the factor
     lambda', 1 / t + 1 / (1 - t) on the straight path, and the estimate would be noisier for it.
 
     Args:
