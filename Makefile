@@ -14,7 +14,7 @@ help:
 	@echo "make serve      open the built site in a browser"
 	@echo "make tags       give new statements their permanent tags (book/tags.csv)"
 	@echo "make notebooks  write one notebook a chapter to _build/notebooks/"
-	@echo "make bench      compare with other libraries, for about two hours: benchmarks/RESULTS.md"
+	@echo "make bench      compare with other libraries, for hours: benchmarks/RESULTS.md"
 	@echo "make clean      remove what was built (not .venv)"
 
 book: $(STAMP)
@@ -39,7 +39,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade \
 	  --target $(PEERS) -r benchmarks/requirements.txt
 	@export PYTHONPATH=$(PEERS) OMP_NUM_THREADS=1; for part in plane cost precision sampler_cost \
-	  sampling_quality quality report; do \
+	  training sampling_quality quality report; do \
 	  $(BIN)/python benchmarks/$$part.py || exit 1; done
 
 clean:

@@ -158,6 +158,136 @@ def sampler_cost(result: dict) -> str:
     return "\n".join(parts)
 
 
+def training(result: dict) -> str:
+    """Throughput and loss of small image models, ours and the peers'."""
+    threads = result["machine"]["threads"]
+    options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in result["options"].items())
+    parts = [
+        "## Training image models\n",
+        f"`benchmarks/training.py {options}` (contenders and loops: `contenders.py`): equal "
+        "parameters within 5 %, equal batch, the same regression on MNIST, float32, each network "
+        "in the loop of its library's example. Ours folds 2 × 2 pixels into channels first, which "
+        "at equal parameters is several times fewer operations; *folded* are the peers' networks "
+        "on the same folded images. All take a step in turn; "
+        f"{threads} thread{'s' if threads > 1 else ''}. Images per second of processor time "
+        "(median) and by the clock, which counts what else the machine did; and how many times "
+        "more processor time than ours an image takes (median of the "
+        "ratios within a round; above 1: ours is faster).\n",
+    ]
+    for size, found in result["throughput"].items():
+        rows = []
+        for name, row in found["rows"].items():
+            ratios = row["times_ours"]
+            rows.append(
+                [
+                    name,
+                    f"{row['parameters'] / 1e6:.2f}",
+                    f"{row['images_per_processor_second']:.3g}",
+                    f"{row['images_per_second']:.3g}",
+                    *(f"{ratios[k]:.2f}" if ratios else "" for k in OURS),
+                ]
+            )
+        head = [f"{size}, batch {found['batch']}, {found['rounds']} rounds", "parameters / M"]
+        head += ["images / processor s", "images / s", *(f"÷ {name}" for name in OURS)]
+        parts.append(table(head, rows) + "\n")
+    loss = result["loss"]
+    parts.append(
+        f"Mean squared error of the velocity on {loss['held_out']} held-out digits, the same noise "
+        f"and times for all, after {loss['steps']} steps of {loss['batch']} images: with its "
+        "standard error over the images, and the difference to our U-Net's with that of the "
+        "difference. One seed; learning rate 1e-3 for all; a peer's better of last and averaged "
+        "weights. Ours, torchcfm's and smalldiffusion's loops have it constant; Diffusers' falls "
+        "after a warm-up, as in its tutorial, and was not tried otherwise. *Falling rate* is the "
+        "default of our loop; the constant one was taken after that had been seen to be worse.\n"
+    )
+    rows = [
+        [
+            name,
+            f"{row['error']:.4f} ± {row['standard_error']:.4f}",
+            f"{row['minus_ours']:+.4f} ± {row['minus_ours_error']:.4f}",
+            row["weights"],
+        ]
+        for name, row in loss["rows"].items()
+    ]
+    parts.append(table(["1.6 M", "error", "minus our U-Net's", "weights"], rows) + "\n")
+    if "theirs" not in loss["groups"]:
+        parts.append(
+            "The losses of the peers' networks as their authors build them are not in this record "
+            "(`python benchmarks/training.py` measures them too, in hours).\n"
+        )
+    if loss["steps"] * loss["batch"] < 10_000:
+        parts.append(
+            f"{loss['steps'] * loss['batch']} images are the beginning of a training: who is "
+            "ahead here need not be in the end.\n"
+        )
+    if found["missing"]:
+        parts.append(f"Not installed, so not measured: {', '.join(found['missing'])}.\n")
+    return "\n".join(parts)
+
+
+OURS = ("ours, U-Net", "ours, DiT")
+
+
+def gpu() -> str:
+    """What a GPU reached, if there is a record of one."""
+    parts = ["## On a GPU\n"]
+    if not (common.RESULTS / "gpu.json").exists():
+        parts.append(
+            "No GPU record yet; on a machine with one, `python benchmarks/gpu.py` makes it "
+            "(ceilings, the part of them that a step of the DiT reaches, the loops above, and the "
+            "time to a digit-FID). Nothing on this page was measured on a GPU.\n"
+        )
+        return "\n".join(parts)
+    result = common.load("gpu")
+    ceilings = ", ".join(
+        f"{name} {row['peak'] / 1e12:.3g} Tflop/s" for name, row in result["ceilings"].items()
+    )
+    bandwidth = result["ceilings"]["fp32"]["bandwidth"] / 1e9
+    parts.append(
+        f"`benchmarks/gpu.py` on {result['gpu']}. Measured ceilings: {ceilings}, copies "
+        f"{bandwidth:.3g} GB/s. One training step of the DiT in bf16; the part of the peak is "
+        "operations over time over the bf16 ceiling. What bounds a step from below stands beside: "
+        "its operations at the peak, the optimizer's traffic at the bandwidth, and the kernels "
+        "launched, each of which costs microseconds however small it is.\n"
+    )
+    rows = [
+        [
+            name,
+            f"{row['parameters'] / 1e6:.3g}",
+            str(row["batch"]),
+            f"{1e3 * row['seconds']:.3g}",
+            f"{row['fraction_of_peak']:.1%}",
+            f"{1e3 * row['seconds_at_peak']:.3g}",
+            f"{1e3 * row['seconds_of_optimizer_traffic']:.3g}",
+            str(row["kernels"]),
+        ]
+        for name, row in result["dit"].items()
+    ]
+    head = ["DiT", "parameters / M", "batch", "ms", "part of peak", "ms at peak", "ms of traffic"]
+    parts.append(table([*head, "kernels"], rows) + "\n")
+    for size, found in result["throughput"].items():
+        rows = [
+            [
+                name,
+                f"{row['images_per_second']:.0f}",
+                f"{row['ratio_to_best_of_theirs']:.2f}" if row["ratio_to_best_of_theirs"] else "",
+            ]
+            for name, row in found["rows"].items()
+        ]
+        head = [f"{size}, batch {found['batch']}", "images / s", "÷ the best peer as built"]
+        parts.append(table(head, rows) + "\n")
+    if "time_to_fid" in result:
+        found = result["time_to_fid"]
+        rows = [
+            [name, *(("not reached", "") if row["seconds"] is None else
+                     (f"{row['seconds']:.1f}", str(row["steps"])))]
+            for name, row in found["rows"].items()
+        ]  # fmt: skip
+        head = [f"1.6 M, to a digit-FID of {found['threshold']:g}", "seconds", "steps"]
+        parts.append(table(head, rows) + "\n")
+    return "\n".join(parts)
+
+
 QUALITIES = {
     "digit_frechet": "digit-Fréchet",
     "digit_kid": "digit-KID",
@@ -320,9 +450,8 @@ def sampling_quality(result: dict) -> str:
 
 def main() -> None:
     """Read, write."""
-    results = {
-        name: common.load(name) for name in ("plane", "cost", "sampler_cost", "sampling_quality")
-    }
+    names = ("plane", "cost", "sampler_cost", "training", "sampling_quality")
+    results = {name: common.load(name) for name in names}
     machine = results["cost"]["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     text = "\n".join(
@@ -335,6 +464,8 @@ def main() -> None:
             cost(results["cost"]),
             precision(),
             sampler_cost(results["sampler_cost"]),
+            training(results["training"]),
+            gpu(),
             sampling_quality(results["sampling_quality"]),
             sample_quality(),
         ]

@@ -46,6 +46,8 @@ FLOORS = [
     "score_targets",
     "interpolants",
     "networks",
+    "roofline",
+    "latents",
     "manifolds",
     "manifold_laws",
     "riemannian",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from fromnoise import checkpoints, data, recipes, solvers
 from fromnoise._files import replacing, sha256
@@ -84,7 +85,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"nix\.safetensors does not exist"):
         checkpoints.load(tmp_path / "nix.safetensors")
     foreign = tmp_path / "foreign.safetensors"
-    checkpoints.save_file({"a": torch.zeros(1)}, foreign, metadata={"format": "pt"})
+    save_file({"a": torch.zeros(1)}, foreign, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="holds no weights of this package"):
         checkpoints.load(foreign)
     pickled = tmp_path / "pickled.safetensors"
@@ -106,7 +107,7 @@ def test_other_files_are_refused(tmp_path):
 def test_a_record_that_does_not_fit_is_refused(tiny, change):
     path, net = tiny
     header = {"format": checkpoints.FORMAT, "record": json.dumps({**RECORD, **change})}
-    checkpoints.save_file(dict(net.state_dict()), path, metadata=header)
+    save_file(dict(net.state_dict()), path, metadata=header)
     with pytest.raises(CheckpointError, match="does not fit the network that its record describes"):
         checkpoints.load(path)
 

@@ -224,7 +224,8 @@ def test_a_failed_write_leaves_the_old_checkpoint(stopped, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(training, "save_file", broken)
-    with pytest.raises(OSError, match="No space left"):
+    message = rf"{training.CHECKPOINT} could not be written \(No space left.*: free .* MB .* resume"
+    with pytest.raises(CheckpointError, match=message):
         resume(stopped.parent)
     assert stopped.read_bytes() == before
     assert list(stopped.parent.iterdir()) == [stopped]

@@ -154,3 +154,101 @@ def test_a_run_killed_ten_times_ends_with_the_weights_of_one_that_was_not(tmp_pa
     second, _ = training.read_tensors(tmp_path / "whole" / training.CHECKPOINT)
     assert first.keys() == second.keys() and len(first["losses"]) == STEPS
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# A full disk -------------------------------------------------------------------------------------
+
+FULL = """
+import os, pathlib, resource, sys, torch
+from fromnoise import training
+from fromnoise.networks import MLP
+from fromnoise.paths import GaussianPath
+from fromnoise.schedules import CondOT
+from fromnoise.targets import ConditionalFlowMatching
+
+kind, folder, other = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+checkpoint, filler = folder / training.CHECKPOINT, folder / "filler"
+torch.set_num_threads(1)
+data = torch.randn(50, 2, generator=torch.Generator().manual_seed(9)) + 1.0
+NO = resource.RLIM_INFINITY
+
+def fill():
+    if kind == "limit":  # a file may have half of what a checkpoint needs
+        resource.setrlimit(resource.RLIMIT_FSIZE, (checkpoint.stat().st_size // 2, NO))
+        return
+    room = os.statvfs(folder)
+    room = room.f_bavail * room.f_frsize - checkpoint.stat().st_size // 2
+    filler.write_bytes(bytes(room))
+
+def free():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (NO, NO))
+    filler.unlink(missing_ok=True)
+
+def run(folder, full_at=None):
+    torch.manual_seed(3)
+    net, calls = MLP(2, hidden=64, depth=2), []
+    def forward(*_):
+        calls.append(1)
+        if len(calls) == full_at:
+            fill()
+    net.register_forward_hook(forward)
+    target = ConditionalFlowMatching(GaussianPath(CondOT()))
+    return training.train(net, target, data, steps=20, batch_size=16, progress=False, resume=True,
+                          checkpoint_dir=folder, checkpoint_every=5)
+
+try:
+    run(folder, full_at=12)
+except training.CheckpointError as error:
+    message, cause = str(error), error.__cause__
+else:
+    sys.exit("no error: the disk was not full")
+left = {path.name for path in folder.iterdir()} - {filler.name}
+tensors, _ = training.read_tensors(checkpoint)
+assert len(tensors["losses"]) == 10, len(tensors["losses"])
+assert left == {checkpoint.name}, left
+try:
+    run(folder)  # nothing was freed: fails again, and still has what it had
+except training.CheckpointError:
+    assert len(training.read_tensors(checkpoint)[0]["losses"]) == 10
+else:
+    sys.exit("no error at the second attempt")
+free()
+resumed, whole = run(folder), run(other)
+assert resumed.losses == whole.losses and len(whole.losses) == 20
+states = resumed.net.state_dict(), whole.net.state_dict()
+assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+first, second = (training.read_tensors(f / training.CHECKPOINT)[0] for f in (folder, other))
+assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+print(message)
+"""
+MOUNT = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+SMALL_DISK = 'mount -t tmpfs -o size=2m tmpfs "$0"'
+
+
+@pytest.mark.parametrize("kind", ["limit", "disk"])
+def test_on_a_full_disk_training_says_so_and_resumes_to_the_same_weights(tmp_path, kind):
+    """A checkpoint meets a limit on the size of files, or a disk of 2 MB that is full.
+
+    The first is everywhere (`setrlimit`), the second where a process may mount a disk of its own.
+    """
+    pytest.importorskip("resource", reason="needs the limits of POSIX")
+    folder, other, script = tmp_path / "run", tmp_path / "other", tmp_path / "script.py"
+    folder.mkdir()
+    script.write_text(FULL)
+    command = [sys.executable, str(script), kind, str(folder), str(other)]
+    if kind == "disk":
+        try:
+            subprocess.run([*MOUNT, SMALL_DISK, str(folder)], capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no disk can be mounted here ({error})")
+        command = [*MOUNT, f'{SMALL_DISK} && exec "$@"', str(folder), *command]
+    environment = {**os.environ, "PYTHONPATH": str(Path(training.__file__).parents[1])}
+    environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    cause = {"limit": "File too large", "disk": "No space left on device"}[kind]
+    path = folder / training.CHECKPOINT
+    assert done.stdout.startswith(f"{path} could not be written (") and cause in done.stdout
+    assert "free 0.5" in done.stdout and "MB on its disk" in done.stdout
+    assert "the checkpoint from before is whole" in done.stdout
+    assert "resume=True" in done.stdout

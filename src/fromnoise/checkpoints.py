@@ -29,19 +29,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fromnoise import discrete_schedules, networks, schedules, solvers
-from fromnoise._files import cache_dir, fetch, replacing, sha256, write_bytes
+from fromnoise._files import cache_dir, fetch, sha256, write_bytes
 from fromnoise._shapes import check_same_shape
 from fromnoise.distributions import Law, eight_gaussians
 from fromnoise.fields import Field, NetworkField
 from fromnoise.guidance import classifier_free
+from fromnoise.latents import LatentDecoder, LatentStatistics
 from fromnoise.paths import GaussianPath
 from fromnoise.predictions import coefficients
 from fromnoise.processes import probability_flow
-from fromnoise.training import CheckpointError, read_tensors
+from fromnoise.training import CheckpointError, read_tensors, write_tensors
 from fromnoise.variational import LearnedVarianceField
 from fromnoise.weightings import error_ratio
 
@@ -52,7 +52,13 @@ FOLDER = "_static/checkpoints"  # on the site; in the checkout it is under book/
 SOURCES = {"eight_gaussians": eight_gaussians}
 
 # Networks without a time: they have no field.
-TIMELESS = (networks.VAE, networks.ConvVAE, networks.LinearVAE, networks.DigitFeatures)
+TIMELESS = (
+    networks.VAE,
+    networks.ConvVAE,
+    networks.ImageVAE,
+    networks.LinearVAE,
+    networks.DigitFeatures,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Pretrained:
         event: shape of one datum that the network takes, such as ``(1, 28, 28)``.
         record: how it was made.
         source: the law at t = 0 if it is not normal noise.
+        decoder: for a model of latents, what makes data of them; None for other models.
     """
 
     net: nn.Module
@@ -73,6 +80,7 @@ class Pretrained:
     event: tuple[int, ...]
     record: dict[str, Any]
     source: Law | None = None
+    decoder: LatentDecoder | None = None
 
     @property
     def classes(self) -> int | None:
@@ -138,8 +146,12 @@ class Pretrained:
         source: Tensor | None = None,
         labels: int | Tensor | None = None,
         guidance: float = 1.0,
+        decode: bool = True,
     ) -> Tensor:
         """Draw ``n`` samples ``(n, *event)``: noise, carried along the flow (`alg-flow-sampling`).
+
+        A model of latents decodes them in the end (`alg-latent-sampling`), so that the samples are
+        data as those of other models are.
 
         It begins with a draw of the source that the weights were trained with: the law
         :attr:`source` if there is one, else N(0, sigma_0^2 I), sigma_0 that of the schedule (34 on
@@ -158,6 +170,7 @@ class Pretrained:
             labels: what to draw, one or ``(n,)``, for a conditional network.
             guidance: scale of classifier-free guidance (`def-classifier-free`): 1 is the
                 conditional model, 0 ignores the labels.
+            decode: False to get the latents ``(n, *event)`` of a model of latents.
 
         Raises:
             ValueError: the network has no time; ``source`` does not hold n points of the model's
@@ -166,7 +179,8 @@ class Pretrained:
         if self.field is None:
             raise ValueError(
                 f"{self.record.get('recipe', 'this network')} has no time and makes no samples "
-                "by itself: use its net."
+                "by itself: use its net, or a model of an autoencoder's latents "
+                "(digits-latent-dit)."
             )
         weight = next(self.net.parameters())
         schedule = self.field.schedule
@@ -186,7 +200,8 @@ class Pretrained:
             field = self.guided(part, guidance)
             x = solvers.solve_ode(probability_flow(field), x, times, method=method)
             ends.append(field.denoise(x, times[-1]) if float(schedule.sigma(last)) > 0.0 else x)
-        return torch.cat(ends)
+        x = torch.cat(ends)
+        return self.decoder(x, batch_size) if decode and self.decoder is not None else x
 
 
 def load(name: str | Path, device: str | torch.device = "cpu") -> Pretrained:
@@ -275,13 +290,15 @@ def save(path: str | Path, net: nn.Module, record: Mapping[str, Any]) -> None:
     The record must say how to build the network again: entries ``network`` (name and options),
     ``event`` and, for a network with a time, ``schedule`` and ``prediction``, as the recipes write
     them.
+
+    Raises:
+        CheckpointError: if it cannot be written, as on a full disk; a file from before stays.
     """
     record = json.loads(json.dumps(record))
     build_network(record["network"]).load_state_dict(net.state_dict())  # raises if it does not fit
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     header = {"format": FORMAT, "record": json.dumps(record, sort_keys=True)}
-    with replacing(path) as part:
-        save_file(tensors, part, metadata=header)
+    write_tensors(Path(path), tensors, header)
 
 
 def read(path: str | Path, device: str | torch.device = "cpu") -> Pretrained:
@@ -323,12 +340,13 @@ def assemble(
     net = net.to(device).eval()
     if timeless:
         return Pretrained(net, None, event, record)
+    decoder = build_decoder(record["latents"], device) if "latents" in record else None
     normal = source is None and "coupling" not in record
     if record.get("variance") == "learned":
         field: Field = LearnedVarianceField(net, path_of.schedule)
     else:
         field = NetworkField(net, path_of, prediction, independent_noise=normal)
-    return Pretrained(net, field, event, record, source)
+    return Pretrained(net, field, event, record, source, decoder)
 
 
 def _contents(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -375,6 +393,35 @@ def build_source(spec: Mapping[str, Any]) -> Law:
     if spec["name"] not in SOURCES:
         raise ValueError(f"no source is called {spec['name']!r}: there are {', '.join(SOURCES)}")
     return SOURCES[spec["name"]](**spec["options"])
+
+
+def describe_latents(name: str, statistics: LatentStatistics) -> dict[str, Any]:
+    """What the record of a model of latents says of them: whose they are, and their statistics.
+
+    Args:
+        name: registered name of the autoencoder.
+        statistics: with which its latents were standardized.
+    """
+    numbers = {"mean": list(statistics.mean), "std": list(statistics.std)}
+    return {"autoencoder": name, "sha256": registry()[name]["sha256"], **numbers}
+
+
+def build_decoder(spec: Mapping[str, Any], device: str | torch.device = "cpu") -> LatentDecoder:
+    """The decoder of a description written by :func:`describe_latents`.
+
+    Raises:
+        CheckpointError: the registered autoencoder is not the one that the latents came from, or
+            cannot be had.
+    """
+    name = spec["autoencoder"]
+    found = registry().get(name, {}).get("sha256")
+    if found != spec["sha256"]:
+        raise CheckpointError(
+            f"the latents are those of {name} with SHA-256 {spec['sha256']}, but the registered "
+            f"one has {found}: its decoder would not fit; train the model of latents anew"
+        )
+    statistics = LatentStatistics(tuple(spec["mean"]), tuple(spec["std"]))
+    return LatentDecoder(load(name, device).net, statistics)
 
 
 def publish(path: str | Path, folder: str | Path | None = None) -> Path:

@@ -53,7 +53,7 @@ CHECKPOINT = "training.safetensors"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read, or is of another run."""
+    """A checkpoint cannot be read or written, or is of another run."""
 
 
 class Diverged(FloatingPointError):
@@ -185,7 +185,8 @@ def train(
 
     Raises:
         CheckpointError: if the checkpoint is unreadable, or of another configuration, or if there
-            is one and ``resume`` is False.
+            is one and ``resume`` is False; or if one cannot be written, as on a full disk: the
+            one from before stays, and training can be resumed from it.
         Diverged: if the loss or the gradient is not finite; that step changes nothing, and the last
             checkpoint stays as it is.
         ImportError: if ``log_dir`` is given and TensorBoard is not installed.
@@ -527,8 +528,8 @@ def _save(path, run, net, average, optimizer, generators, losses, seconds) -> No
         "seconds": repr(seconds),
         "sha256": _digest(tensors),
     }
-    with replacing(path) as part:
-        save_file(tensors, part, metadata=header)
+    before = "the checkpoint from before is whole" if path.exists() else "there is none from before"
+    write_tensors(path, tensors, header, f"; {before}. Then the same call with resume=True goes on")
 
 
 def _restore(path, run, net, average, optimizer, generators) -> tuple[list[float], float]:
@@ -565,6 +566,31 @@ def _restore(path, run, net, average, optimizer, generators) -> tuple[list[float
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     return tensors["losses"].tolist(), float(header["seconds"])
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], then: str = ""
+) -> None:
+    """Write a safetensors file, whole or not at all: if it fails, what was at ``path`` stays.
+
+    Args:
+        path: where to.
+        tensors: on the CPU, contiguous.
+        header: strings by name.
+        then: what the error's message says after its remedy.
+
+    Raises:
+        CheckpointError: the folder or the disk does not take the file.
+    """
+    try:
+        with replacing(path) as part:
+            save_file(dict(tensors), part, metadata=dict(header))
+    except (SafetensorError, OSError) as error:  # safetensors wraps the system's errors
+        size = sum(value.numel() * value.element_size() for value in tensors.values())
+        raise CheckpointError(
+            f"{path} could not be written ({error}): free {size / 1e6:.3g} MB on its disk, or name "
+            f"a folder where there is room{then}"
+        ) from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -6,7 +6,10 @@ counted, as in `torch.utils.flop_counter` (norms, activations and sums are a few
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 
 from fromnoise.networks.dit import DiT
 from fromnoise.networks.unet import UNet
@@ -65,7 +68,10 @@ def conv_flops(layer: nn.Conv2d, height: int, width: int) -> int:
 
 
 def unet_flops(net: UNet, height: int, width: int) -> int:
-    """Operations of one forward pass for one image of this size."""
+    """Operations of one forward pass for one image of this size, layer by layer.
+
+    `prp-unet-flops` has the sum in closed form.
+    """
     h, w = height // net.patch, width // net.patch
 
     def block(part: nn.Module, level: int) -> int:
@@ -112,3 +118,54 @@ def training_bytes(net: nn.Module, averages: int = 1) -> dict[str, int]:
         "averages": averages * weights,
         "total": (4 + averages) * weights,
     }
+
+
+def dit_activation_bytes(net: DiT, size: int = 4) -> int:
+    """Bytes that one image's forward pass keeps for the backward pass (`prp-dit-memory`).
+
+    With n tokens of width d, h heads and an MLP of width m d, a block keeps
+    (12 + 2 m) n d + (h + 4) n + 8 d numbers, or n d if its activations are computed again
+    (``remember=False``); the ends keep 3 n d + 2 n + n c + 5 d + f, with c numbers in a patch and f
+    sinusoids of the time. A label is an integer of 8 bytes.
+
+    Args:
+        net: the network, told a label if it has classes.
+        size: bytes of a number: 4 or 8, for weights and inputs in one precision. (In half precision
+            the statistics of norms and attention stay in single precision.)
+
+    Raises:
+        ValueError: the network looks at a context or rotates its positions.
+    """
+    if net.blocks[0].cross is not None or net.rotary:
+        raise ValueError("net: the formula is for no context and positions='sincos'")
+    n, d = net.side**2, net.first.out_features
+    hidden, heads = net.blocks[0].mlp[0].out_features, net.blocks[0].heads
+    block = n * (12 * d + 2 * hidden) + (heads + 4) * n + 8 * d if net.remember else n * d
+    ends = n * (3 * d + 2 + net.first.in_features) + 5 * d + net.time.frequencies
+    label = 0 if net.label is None else 8
+    return size * (len(net.blocks) * block + ends) + label
+
+
+def saved_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Bytes of activations that a forward pass keeps for the backward pass.
+
+    Each storage counts once, however many tensors show it; weights do not count, nor does what an
+    activation checkpoint will compute again.
+
+    Args:
+        net: the network, whose parameters are not activations.
+        run: the forward pass; its result's graph is what holds the tensors.
+    """
+    weights = {p.untyped_storage().data_ptr() for p in [*net.parameters(), *net.buffers()]}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = run()  # alive until the end, so that no address is used twice
+    del result
+    return sum(kept.values())

@@ -11,33 +11,56 @@ from torch import Tensor, nn
 from fromnoise._shapes import check_same_shape
 
 
+def kl_from_standard(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, diag exp log_variance) || N(0, I)) in nats, summed over the event: ``(batch,)``.
+
+    Args:
+        mean: ``(batch, *event)``.
+        log_variance: the same shape.
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).sum(1)
+
+
 class _Autoencoder(nn.Module, ABC):
     """What the variants share: latent z ~ N(0, I), decoder N(mean(z), noise I), and the bound.
 
-    A subclass gives `encode` and `decode`.
+    A subclass gives `encode` and `decode`. ``latent_shape`` is the shape of z, ``latent`` the
+    number of its coordinates.
     """
 
-    def __init__(self, latent: int, noise: float):
+    def __init__(self, latent: int | tuple[int, ...], noise: float):
         super().__init__()
-        if latent < 1:
+        self.latent_shape = (latent,) if isinstance(latent, int) else tuple(latent)
+        self.latent = math.prod(self.latent_shape)
+        if self.latent < 1:
             raise ValueError(f"latent is {latent}: it must be at least 1")
         if not noise > 0.0:
             raise ValueError(f"noise is {noise}: the decoder's variance must be positive")
-        self.latent = latent
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)))
 
     @abstractmethod
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z | x), each ``(batch, latent)``."""
+        """Mean and log-variance of q(z | x), each ``(batch, *latent_shape)``."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """The mean of p(x | z), ``(batch, *event)``, for z ``(batch, latent)``."""
+        """The mean of p(x | z), ``(batch, *event)``, for z ``(batch, *latent_shape)``."""
 
     @property
     def noise(self) -> Tensor:
         """The decoder's variance, learned with the rest."""
         return self.log_noise.exp()
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x | z) of each pair, in nats, ``(batch,)``.
+
+        Raises:
+            ValueError: the decoder's output has another shape than x.
+        """
+        decoded = self.decode(z)
+        check_same_shape(decoded, x, "the decoder's mean", "x")
+        square = (x - decoded).square().flatten(1)
+        return -0.5 * (square / self.noise + self.log_noise + math.log(2 * math.pi)).sum(1)
 
     def elbo(
         self, x: Tensor, generator: torch.Generator | None = None, beta: float = 1.0
@@ -55,19 +78,15 @@ class _Autoencoder(nn.Module, ABC):
         """
         mean, log_variance = self.encode(x)
         eps = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        decoded = self.decode(mean + torch.exp(0.5 * log_variance) * eps)
-        check_same_shape(decoded, x, "the decoder's mean", "x")
-        square = (x - decoded).square().flatten(1)
-        log_prob = -0.5 * (square / self.noise + self.log_noise + math.log(2 * math.pi)).sum(1)
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1)
-        return log_prob - beta * kl
+        log_prob = self.log_likelihood(x, mean + torch.exp(0.5 * log_variance) * eps)
+        return log_prob - beta * kl_from_standard(mean, log_variance)
 
     @torch.no_grad()
     def sample(
         self, n: int, generator: torch.Generator | None = None, noisy: bool = False
     ) -> Tensor:
         """n samples: the decoder's mean at z ~ N(0, I), with its noise added if ``noisy``."""
-        z = torch.randn((n, self.latent), generator=generator, dtype=self.log_noise.dtype)
+        z = torch.randn((n, *self.latent_shape), generator=generator, dtype=self.log_noise.dtype)
         x = self.decode(z.to(self.log_noise.device))
         if not noisy:
             return x

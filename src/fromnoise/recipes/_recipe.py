@@ -41,6 +41,8 @@ class Recipe:
         start: registered weights to start from; new ones unless given.
         evaluate: what the record says of the trained network, such as its accuracy on test data.
         variance: ``"learned"`` if the network has a second output for the variance of a step.
+        latents: for a model of latents, describes the autoencoder that decodes its samples
+            (:func:`fromnoise.checkpoints.describe_latents`).
     """
 
     name: str
@@ -58,6 +60,7 @@ class Recipe:
     start: str | None = None
     evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None
     variance: str | None = None
+    latents: Callable[[], Mapping[str, Any]] | None = None
 
     def build(self, seed: int = 0) -> nn.Module:
         """The untrained network, initialized from ``seed`` (the global generator is untouched)."""
@@ -123,6 +126,8 @@ class Recipe:
             record["coupling"] = self.coupling
         if self.variance is not None:
             record["variance"] = self.variance
+        if self.latents is not None:
+            record["latents"] = dict(self.latents())
         if self.start is not None:
             record["start"] = {
                 "name": self.start,
