@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fromnoise import checkpoints
+from fromnoise import checkpoints, roofline
 from fromnoise.networks import DiT, UNet
 from fromnoise.networks.cost import (
     dit_activation_bytes,
@@ -206,6 +206,19 @@ def test_the_best_segment_among_whole_numbers(depth):
             assert min(held, key=held.get) == 1
 
 
+def test_computing_again_takes_a_fourth_pass():
+    """`prp-checkpointing`: 4 F in place of 3 F for a block, by torch's counter."""
+
+    def counted(depth, remember):
+        torch.manual_seed(0)
+        net = DiT(size=8, patch=2, dim=16, depth=depth, heads=2, remember=remember)
+        x = torch.randn(2, 1, 8, 8, generator=seeded(9))
+        return roofline.counted_flops(lambda: net(x, 0.5).sum().backward())
+
+    kept, again = (counted(3, remember) - counted(2, remember) for remember in (True, False))
+    assert 3 * again == 4 * kept
+
+
 # Training ----------------------------------------------------------------------------------------
 
 
@@ -219,6 +232,16 @@ def test_adams_first_step_does_not_know_the_size_of_the_gradient():
         optimizer.step()
         expected = -1e-3 * gradient / (gradient.abs() + 1e-8)
         assert torch.allclose(p.detach(), expected, rtol=1e-10)
+
+
+def test_adams_first_gradient_in_the_third_step_moves_by_two_thirds():
+    """The text after `prp-adaln-zero`: after gradients 0 and 0 the step is 0.64 of the rate."""
+    p = torch.zeros(2, dtype=D, requires_grad=True)
+    optimizer = torch.optim.AdamW([p], lr=1.0, betas=(0.9, 0.999), eps=1e-12, weight_decay=0.0)
+    for g in (0.0, 0.0, 1.0):
+        p.grad = g * torch.tensor([3e-3, -2.0], dtype=D)
+        optimizer.step()
+    assert p.detach().tolist() == pytest.approx([-0.6388, 0.6388], abs=1e-4)
 
 
 def test_adams_second_step_knows_whether_the_sign_has_changed():

@@ -183,7 +183,8 @@ def tally(run: Callable[[], Any], machine: Ceiling | None = None) -> dict[str, W
     """Operations, bytes and least times of a piece of work, for each of `KINDS`.
 
     Args:
-        run: what is called, once.
+        run: what is called, once. (The first step of an optimizer also makes its moments: for a
+            step like the later ones call it before.)
         machine: whose ceilings give the least time of each operation (`eq-roofline`).
     """
     with _Tally(machine) as mode:

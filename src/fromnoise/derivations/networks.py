@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import sympy
 import torch
@@ -110,7 +110,6 @@ def rotary(steps, claim):
 # -- the start ------------------------------------------------------------------------------------
 
 ENDS = {"last.weight", "last.bias"}
-GATED = ("attention", "mlp")
 
 
 def _awake(step):
@@ -123,19 +122,28 @@ def _awake(step):
 
 @check(
     "prp-adaln-zero",
-    claim=claims(output=lambda: 0.0, moved=_awake),
+    claim=claims(output=lambda: 0.0, block=lambda h: h, moved=_awake),
     mutants={
-        "everything learns at once": claims(output=lambda: 0.0, moved=lambda step: _awake(2)),
+        "blocks return 0 at first": claims(
+            output=lambda: 0.0, block=torch.zeros_like, moved=_awake
+        ),
+        "everything learns at once": claims(
+            output=lambda: 0.0, block=lambda h: h, moved=lambda step: _awake(2)
+        ),
         "gates learn in the first step": claims(
-            output=lambda: 0.0, moved=lambda step: _awake(step) | {"gates"}
+            output=lambda: 0.0,
+            block=lambda h: h,
+            moved=lambda step: _awake(step) | {"gates"},
         ),
         "the inside of blocks learns in the second step": claims(
-            output=lambda: 0.0, moved=lambda step: _awake(step) | ({"inside"} if step else set())
+            output=lambda: 0.0,
+            block=lambda h: h,
+            moved=lambda step: _awake(step) | ({"inside"} if step else set()),
         ),
     },
-    covers="the network of the package, two blocks, double precision: which gradients are exactly "
-    "zero at the first three steps of gradient descent",
-    omits="other sizes: the factors that vanish are the same",
+    covers="the network of the package, two blocks, double precision: output and blocks at the "
+    "start, and which gradients are exactly zero at the first three steps of gradient descent",
+    omits="other sizes: the factors that vanish are the same; Adam, which a test runs",
 )
 def adaln_zero(steps, claim):
     """Gradients by automatic differentiation, grouped as in the proof."""
@@ -147,6 +155,9 @@ def adaln_zero(steps, claim):
     t = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     largest = net(x, t).abs().max().item()
     steps.close("output at the start", largest, claim.output(), tolerance=0, why="exact zeros")
+    h, e = (torch.randn(3, *n, generator=generator).double() for n in ((4, 8), (8,)))
+    for block in net.blocks:
+        steps.true("a block at the start", torch.equal(block(h, e, None, None), claim.block(h)))
     for step in range(3):
         net.zero_grad()
         (net(x, t) - y).square().mean().backward()
@@ -333,29 +344,82 @@ def backward_flops(steps, claim):
 
 @check(
     "prp-checkpointing",
-    claim=claims(best=lambda L, a, b: sqrt(L * b / a), held=lambda L, a, b: 2 * sqrt(L * a * b)),
+    claim=claims(
+        held=lambda L, a, b, k: L * b / k + k * a,
+        best=lambda L, a, b: sqrt(L * b / a),
+        least=lambda L, a, b: 2 * sqrt(L * a * b),
+        passes=4,
+    ),
     mutants={
         "a segment of one block": claims(
-            best=lambda L, a, b: sympy.Integer(1), held=lambda L, a, b: L * b + a
+            held=lambda L, a, b, k: L * b / k + k * a,
+            best=lambda L, a, b: sympy.Integer(1),
+            least=lambda L, a, b: L * b + a,
+            passes=4,
         ),
         "the root of the depth whatever a block holds": claims(
-            best=lambda L, a, b: sqrt(L), held=lambda L, a, b: sqrt(L) * (a + b)
+            held=lambda L, a, b, k: L * b / k + k * a,
+            best=lambda L, a, b: sqrt(L),
+            least=lambda L, a, b: sqrt(L) * (a + b),
+            passes=4,
         ),
         "half of it": claims(
-            best=lambda L, a, b: sqrt(L * b / a), held=lambda L, a, b: sqrt(L * a * b)
+            held=lambda L, a, b, k: L * b / k + k * a,
+            best=lambda L, a, b: sqrt(L * b / a),
+            least=lambda L, a, b: sqrt(L * a * b),
+            passes=4,
+        ),
+        "one block of the segment at a time": claims(
+            held=lambda L, a, b, k: L * b / k + a,
+            best=lambda L, a, b: L,
+            least=lambda L, a, b: a + b,
+            passes=4,
+        ),
+        "computing again for free": claims(
+            held=lambda L, a, b, k: L * b / k + k * a,
+            best=lambda L, a, b: sqrt(L * b / a),
+            least=lambda L, a, b: 2 * sqrt(L * a * b),
+            passes=3,
         ),
     },
-    covers="the minimum over segment lengths as a real number, symbols for depth and sizes",
+    covers="twelve blocks worked through in segments of every length that divides them; the "
+    "minimum over segment lengths as a real number, symbols for depth and sizes",
     omits="rounding the length to an integer that divides the depth",
 )
 def checkpointing(steps, claim):
-    """Minimize L b / k + k a."""
+    """Work through twelve blocks with a ledger, then minimize what it says."""
     depth, a, b, k = symbols("L a b k", positive=True)
-    held = depth * b / k + k * a
+    for length in (1, 2, 3, 4, 6, 12):
+        most, passes = _ledger(12, length, Fraction(7), Fraction(2))
+        steps.true(
+            f"segments of {length}: the most held",
+            most == claim.held(Fraction(12), Fraction(7), Fraction(2), Fraction(length)),
+        )
+        steps.true(f"segments of {length}: operations", passes == claim.passes * 12)
+    held = claim.held(depth, a, b, k)
     (best,) = solve(diff(held, k), k)
     steps.equal("the best segment", sympy.simplify(best - claim.best(depth, a, b)), 0)
-    steps.equal("bytes held", sympy.simplify(held.subs(k, best) - claim.held(depth, a, b)), 0)
+    steps.equal("bytes held", sympy.simplify(held.subs(k, best) - claim.least(depth, a, b)), 0)
     steps.true("a minimum", diff(held, k, 2).subs(k, best).is_positive)
+
+
+def _ledger(depth, length, a, b):
+    """The most bytes held, and the passes through one block (a backward pass is two)."""
+    inputs, kept, most, passes = [], [], Fraction(0), 0
+    for block in range(depth):
+        if block % length == 0:
+            inputs.append(b)
+        passes += 1
+    while inputs:
+        for _ in range(length):  # again, now keeping what the backward pass needs
+            kept.append(a)
+            passes += 1
+            most = max(most, sum(inputs) + sum(kept))
+        while kept:
+            kept.pop()
+            passes += 2
+        inputs.pop()
+    return most, passes
 
 
 # -- time -----------------------------------------------------------------------------------------
@@ -363,13 +427,30 @@ def checkpointing(steps, claim):
 
 @check(
     "prp-intensity",
-    claim=claims(many=lambda d, s: d / s, one=lambda s: 2 / s, square=lambda d, s: 2 * d / (3 * s)),
+    claim=claims(
+        ratio=lambda n, d, s: 2 * n * d**2 / (s * (2 * n * d + d**2)),
+        many=lambda d, s: d / s,
+        one=lambda s: 2 / s,
+        square=lambda d, s: 2 * d / (3 * s),
+    ),
     mutants={
         "weights for free": claims(
-            many=lambda d, s: d / s, one=lambda s: sympy.oo, square=lambda d, s: 2 * d / (3 * s)
+            ratio=lambda n, d, s: d / s,
+            many=lambda d, s: d / s,
+            one=lambda s: sympy.oo,
+            square=lambda d, s: d / s,
         ),
         "the result for free": claims(
-            many=lambda d, s: 2 * d / s, one=lambda s: 2 / s, square=lambda d, s: d / s
+            ratio=lambda n, d, s: 2 * n * d**2 / (s * (n * d + d**2)),
+            many=lambda d, s: 2 * d / s,
+            one=lambda s: 2 / s,
+            square=lambda d, s: d / s,
+        ),
+        "the other limit of many rows": claims(
+            ratio=lambda n, d, s: 2 * n * d**2 / (s * (2 * n * d + d**2)),
+            many=lambda d, s: 2 * d / s,
+            one=lambda s: 2 / s,
+            square=lambda d, s: 2 * d / (3 * s),
         ),
     },
     covers="n rows times a d x d matrix, numbers of s bytes: all n, d by symbols, and both limits",
@@ -378,7 +459,10 @@ def checkpointing(steps, claim):
 def intensity(steps, claim):
     """Operations over bytes."""
     n, d, s = symbols("n d s", positive=True)
-    ratio = 2 * n * d**2 / (s * (2 * n * d + d**2))
+    rows, weights, results = (n, d), (d, d), (n, d)
+    moved = s * sum(a * b for a, b in (rows, weights, results))
+    ratio = results[0] * results[1] * 2 * weights[0] / moved  # d products and sums for each result
+    steps.equal("operations for each byte", sympy.simplify(ratio - claim.ratio(n, d, s)), 0)
     many = sympy.limit(ratio, n, sympy.oo)
     steps.equal("many rows", sympy.simplify(many - claim.many(d, s)), 0)
     one = sympy.limit(ratio.subs(n, 1), d, sympy.oo)
@@ -492,25 +576,26 @@ def low_precision(steps, claim):
 
 @check(
     "prp-accumulation",
-    claim=lambda sizes: [Rational(1, len(sizes)) for _ in sizes],
+    claim=lambda sizes: [Rational(n, sum(sizes)) for n in sizes],
     mutants={
+        "the mean of means": lambda sizes: [Rational(1, len(sizes))] * len(sizes),
         "a sum of means": lambda sizes: [1 for _ in sizes],
         "the last part alone": lambda sizes: [0] * (len(sizes) - 1) + [1],
     },
-    covers="gradients as symbols; one, two, three and six equal parts of twelve data; that unequal "
-    "parts need other weights",
+    covers="gradients as symbols; one, two, three and six equal parts of twelve data, where the "
+    "weights are equal, and three divisions into unequal parts",
     omits="clipping, which comes after the sum and is the same",
 )
 def accumulation(steps, claim):
     """The mean of a batch from the means of its parts."""
     g = symbols("g:12")
     whole = sum(g) / 12
-    for parts in (1, 2, 3, 6):
-        size = 12 // parts
-        means = [sum(g[k * size : (k + 1) * size]) / size for k in range(parts)]
-        total = sum(c * m for c, m in zip(claim([size] * parts), means, strict=True))
-        steps.equal(f"{parts} parts", sympy.expand(total - whole), 0)
-    unequal = sum(claim([4, 8])[k] * m for k, m in enumerate([sum(g[:4]) / 4, sum(g[4:]) / 8]))
-    steps.true(
-        "unequal parts: the mean of means is not the mean", sympy.expand(unequal - whole) != 0
-    )
+    equal = [[12 // parts] * parts for parts in (1, 2, 3, 6)]
+    for sizes in [*equal, [4, 8], [9, 3], [1, 2, 4, 5]]:
+        ends = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
+        means = [sum(g[a:b]) / (b - a) for a, b in pairwise(ends)]
+        weights = claim(sizes)
+        total = sum(c * m for c, m in zip(weights, means, strict=True))
+        steps.equal(f"parts of {sizes}", sympy.expand(total - whole), 0)
+        if sizes in equal:
+            steps.true("equal weights", all(w == Rational(1, len(sizes)) for w in weights))
