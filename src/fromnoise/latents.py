@@ -416,7 +416,8 @@ def linear_two_stage(net: LinearVAE, x: Tensor, mean: Tensor, covariance: Tensor
             f"autoencoder's latent takes ({k},) and ({k}, {k})"
         )
     normal = torch.distributions.MultivariateNormal
-    prior = normal(mean, covariance)  # raises if C is not positive definite
+    # raises if C is not positive definite; said here, since torch.compile turns these checks off
+    prior = normal(mean, covariance, validate_args=True)
     mu, log_variance = net.encode(x)  # (b, k)
     variance, W, noise = log_variance.exp(), net.weight, net.noise
     precision = torch.linalg.inv(covariance)  # (k, k)
