@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fromnoise import checkpoints, data, digit_quality, quality
-from fromnoise.digit_quality import as_saved, load_reader, per_class, proportion, read, report
+from fromnoise.digit_quality import as_saved, load_reader, per_class, read, report
 from fromnoise.labels import Labelled
 from fromnoise.networks import DigitFeatures
 from fromnoise.targets import Classification
@@ -227,7 +227,7 @@ def test_what_is_rounded_and_what_is_refused():
     rest = per_class(data.small_digits(), 3)
     both = torch.cat([chosen.images, rest.images]).flatten(1)
     assert len(both.unique(dim=0)) == 50  # they share none
-    half = proportion(torch.tensor([True, False, True, False]))
+    half = quality.proportion(torch.tensor([True, False, True, False]))
     assert (half.value, half.error) == (0.5, 0.25)
     assert digit_quality.report(fake, real=real, train=train).keys() == found("copies").keys() - {
         "accuracy"

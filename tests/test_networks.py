@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fromnoise.networks import MLP, UNet
+from fromnoise.networks.cost import saved_bytes
 from fromnoise.networks.embeddings import sinusoids, time_vector
 from fromnoise.networks.unet import Attention
 
@@ -143,15 +144,8 @@ def test_unet_recomputes_to_the_same_gradients_with_less_kept():
     for remember in (True, False):
         torch.manual_seed(0)
         net = shaken(small_unet(remember=remember))
-        saved = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda v, s=saved: s.append(v) or v, lambda v: v
-        ):
-            y = net(x, 0.3)
-        own = {p.data_ptr() for p in net.parameters()}
-        sizes = {v.data_ptr(): v.untyped_storage().nbytes() for v in saved}
-        kept.append(sum(size for place, size in sizes.items() if place not in own))
-        y.square().sum().backward()
+        kept.append(saved_bytes(net, lambda net=net: net(x, 0.3)))
+        net(x, 0.3).square().sum().backward()
         grads.append([p.grad for p in net.parameters()])
     assert kept[1] < kept[0] / 2
     for a, b in zip(*grads, strict=True):  # computed twice in one order: rounding at most

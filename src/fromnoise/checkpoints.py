@@ -38,6 +38,7 @@ from fromnoise.distributions import Law, eight_gaussians
 from fromnoise.fields import Field, NetworkField
 from fromnoise.guidance import classifier_free
 from fromnoise.latents import LatentDecoder, LatentStatistics
+from fromnoise.networks.vae import Autoencoder
 from fromnoise.paths import GaussianPath
 from fromnoise.predictions import coefficients
 from fromnoise.processes import probability_flow
@@ -52,13 +53,7 @@ FOLDER = "_static/checkpoints"  # on the site; in the checkout it is under book/
 SOURCES = {"eight_gaussians": eight_gaussians}
 
 # Networks without a time: they have no field.
-TIMELESS = (
-    networks.VAE,
-    networks.ConvVAE,
-    networks.ImageVAE,
-    networks.LinearVAE,
-    networks.DigitFeatures,
-)
+TIMELESS = (Autoencoder, networks.DigitFeatures)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ The statistics are those of :mod:`fromnoise.quality`; each comes with its standa
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 from torch import Tensor
@@ -94,12 +93,6 @@ def _split(split: data.Split) -> Tensor:
     return data.to_unit(images[order])
 
 
-def proportion(right: Tensor) -> Estimate:
-    """The share of trues among ``(n,)``, with its binomial standard error."""
-    p = right.double().mean().item()
-    return Estimate(p, math.sqrt(p * (1.0 - p) / len(right)))
-
-
 def report(
     samples: Tensor,
     wanted: Tensor | None = None,
@@ -173,7 +166,7 @@ def report(
         "c2st": quality.two_sample_test(y, x)[0],
     }
     if wanted is not None:
-        found["accuracy"] = proportion(seen == wanted)
+        found["accuracy"] = quality.proportion(seen == wanted)
     flat = (as_saved(samples).flatten(1), train.flatten(1), held_out.flatten(1))
     found["memorization"] = quality.memorization(*flat)[0]
     return found

@@ -41,6 +41,12 @@ class Estimate:
         return f"{self.value:.4g} ± {self.error:.2g}"
 
 
+def proportion(right: Tensor) -> Estimate:
+    """The share of trues among independent ``(n,)``, with its binomial standard error."""
+    p = right.double().mean().item()
+    return Estimate(p, math.sqrt(p * (1.0 - p) / len(right)))
+
+
 def _check(real: Tensor, fake: Tensor, least: int) -> None:
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromnoise.networks.mlp import check_dtype
-from fromnoise.networks.vae import _Autoencoder
+from fromnoise.networks.vae import Autoencoder
 
 LOG_VARIANCE = 10.0  # the posterior's log-variance lies in (-10, 10) unless said otherwise
 
 
-class ImageVAE(_Autoencoder):
+class ImageVAE(Autoencoder):
     """Images ``(batch, c, h, w)`` to latents ``(batch, channels, h / f, w / f)`` and back.
 
     The encoder of Rombach et al. 2022, reduced: a diagonal normal posterior for each place of a

@@ -21,7 +21,7 @@ def kl_from_standard(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).sum(1)
 
 
-class _Autoencoder(nn.Module, ABC):
+class Autoencoder(nn.Module, ABC):
     """What the variants share: latent z ~ N(0, I), decoder N(mean(z), noise I), and the bound.
 
     A subclass gives `encode` and `decode`. ``latent_shape`` is the shape of z, ``latent`` the
@@ -94,7 +94,7 @@ class _Autoencoder(nn.Module, ABC):
         return x + self.noise.sqrt() * eps
 
 
-class LinearVAE(_Autoencoder):
+class LinearVAE(Autoencoder):
     """Linear encoder and decoder: its best bound is the likelihood of probabilistic PCA.
 
     `thm-linear-vae`. The encoder's covariance is diagonal and the same for all x.
@@ -127,7 +127,7 @@ class LinearVAE(_Autoencoder):
         return self.mean, self.weight @ self.weight.T + self.noise * identity
 
 
-class VAE(_Autoencoder):
+class VAE(Autoencoder):
     """Encoder and decoder of two hidden layers, for points or flattened images.
 
     Args:
@@ -159,7 +159,7 @@ class VAE(_Autoencoder):
         return self.decoder(z).reshape(-1, *self.event)
 
 
-class ConvVAE(_Autoencoder):
+class ConvVAE(Autoencoder):
     """Convolutions that halve the sides of an image twice, and their mirror image.
 
     Args:

@@ -6,13 +6,13 @@ epochs. The record has its accuracy on the test split, which it has never seen.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from fromnoise import data
+from fromnoise.quality import proportion
 from fromnoise.recipes._recipe import Recipe
 from fromnoise.recipes.digits_conditional import CLASSES, labelled_digits
 from fromnoise.targets import Classification
@@ -24,11 +24,10 @@ def accuracy(net: nn.Module, test: data.Images) -> dict[str, Any]:
     weight = next(net.parameters())
     images = data.to_unit(test.images).to(weight)
     read = torch.cat([net(part).argmax(1) for part in images.split(500)]).cpu()
-    p = (read == test.labels).double().mean().item()
-    error = math.sqrt(p * (1.0 - p) / len(test))
+    found = proportion(read == test.labels)
     return {
-        "accuracy": round(p, 6),
-        "standard_error": round(error, 6),
+        "accuracy": round(found.value, 6),
+        "standard_error": round(found.error, 6),
         "images": len(test),
         "data_source": f"{test.source}, test",
     }
