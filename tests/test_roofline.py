@@ -126,9 +126,16 @@ def test_profile_puts_time_where_work_is_done(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_ceilings_are_measured():
+def test_ceilings_are_measured(monkeypatch):
     found = roofline.measure(side=64, length=2**12)
     assert math.isfinite(found.peak) and math.isfinite(found.bandwidth)
+    ran = []
+    monkeypatch.setattr(roofline, "seconds", lambda run, device: ran.append(run()) or 0.5)
+    found = roofline.measure(side=64, length=2**12, dtype=torch.float64)
+    product, copy = ran
+    assert product.shape == (64, 64) and found.peak == 2 * 64**3 / 0.5
+    # a copy reads and writes every byte
+    assert copy.shape == (2**12,) and found.bandwidth == 2 * 8 * 2**12 / 0.5
 
 
 def test_seconds_is_the_median_without_the_first_call(monkeypatch):
