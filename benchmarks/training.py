@@ -32,6 +32,8 @@ from contenders import Contender, Runner, available, parameters, with_ours
 from torch import Tensor
 
 from fromnoise import data
+from fromnoise._files import write_bytes
+from fromnoise.evaluation import mean_and_error
 
 LOSS_SIZE = "1.6 M"
 
@@ -104,11 +106,6 @@ def final_error(
     return row
 
 
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean and its standard error."""
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
-
-
 def kept(name: str, settings: dict, make) -> dict:
     """A finished part from `_build/bench`, else made and put there."""
     path = common.KEPT / f"training-{name}.json".replace(" ", "-").replace(",", "")
@@ -117,8 +114,7 @@ def kept(name: str, settings: dict, make) -> dict:
         if found["settings"] == settings:
             return found["result"]
     result = make()
-    common.KEPT.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": settings, "result": result}))
+    write_bytes(path, json.dumps({"settings": settings, "result": result}).encode())
     return result
 
 
