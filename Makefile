@@ -35,11 +35,11 @@ notebooks: $(STAMP)
 # The peers go into a folder of their own: neither the book nor the tests may come to need them.
 PEERS := _build/peers
 
-bench: $(STAMP)
+bench: book
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade \
 	  --target $(PEERS) -r benchmarks/requirements.txt
 	@export PYTHONPATH=$(PEERS) OMP_NUM_THREADS=1; for part in plane cost precision sampler_cost \
-	  training sampling_quality quality report; do \
+	  training sampling_quality quality page report; do \
 	  $(BIN)/python benchmarks/$$part.py || exit 1; done
 
 clean:

@@ -450,9 +450,30 @@ def sampling_quality(result: dict) -> str:
     return "\n".join(parts)
 
 
+def page(result: dict) -> str:
+    """The time to the first screen of every chapter, beside that of MathJax alone."""
+    settings, found = result["settings"], dict(result["pages"])
+    name, bare = next(iter(found.items()))
+    rows = [
+        [
+            title,
+            *(f"{cell[key]:.2f} ({cell[key] / bare[key]:.2f})" for key in ("clock", "computed")),
+        ]
+        for title, cell in found.items()
+    ]
+    text = (
+        "## The first screen of a page\n\n"
+        "`benchmarks/page.py`: seconds until what is on the screen is typeset and shown, 1280 x "
+        f"900 pixels, from a local server, nothing cached; median of {settings['loads']} loads in "
+        f"Chromium {settings['chromium']}. On the clock, and processor time of the page's own "
+        f"thread; in brackets the ratio to {name}, a page with nothing else on it.\n\n"
+    )
+    return text + table(["page", "on the clock", "computed"], rows) + "\n"
+
+
 def main() -> None:
     """Read, write."""
-    names = ("plane", "cost", "sampler_cost", "training", "sampling_quality")
+    names = ("plane", "cost", "sampler_cost", "training", "sampling_quality", "page")
     results = {name: common.load(name) for name in names}
     machine = results["cost"]["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
@@ -470,6 +491,7 @@ def main() -> None:
             gpu(),
             sampling_quality(results["sampling_quality"]),
             sample_quality(),
+            page(results["page"]),
         ]
     )
     (HERE / "RESULTS.md").write_text(text, encoding="utf-8")

@@ -2,6 +2,10 @@
 
     python tools/build_book.py [--out _build] [--jobs 2]
 
+Chapters are executed where only the package's wheel is, with what it declares, and nothing of the
+checkout; trained weights come, verified, from a local server.  So what a page shows is what its
+notebook gives to a reader who has installed the package.
+
 Execution is separate from Sphinx, for three reasons: chapters run in parallel; a chapter that
 raises is named with its cell and traceback before anything is written; and what is executed is
 decided by more than the chapter's own cells.  A chapter runs again when its cells change, when a
@@ -18,8 +22,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
+import functools
 import hashlib
+import http.server
 import json
 import os
 import platform
@@ -27,17 +34,19 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import clean_environment
 import nbformat
 import yaml
-from build_wheel import build_wheel
+from build_wheel import build_wheel, digest
 from myst_nb.core.read import read_myst_markdown_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,16 +186,101 @@ def closure(files: Iterable[Path]) -> set[Path]:
 # Executing
 
 
-def execute_all(todo: list[Chapter], cache_path: Path, record: Record, jobs: int) -> bool:
-    """Execute `todo`, the slowest first, `jobs` at a time; True if none failed."""
-    if not todo:
+@dataclass(frozen=True)
+class Workplace:
+    """Where chapters are executed.
+
+    Attributes:
+        name: as the record of what was executed has it.
+        python: the interpreter; nbclient and ipykernel are there.
+        variables: the environment's variables, given the folder that a chapter has for itself.
+    """
+
+    name: str
+    python: Path
+    variables: Callable[[Path], Mapping[str, str]]
+
+
+def checkout() -> Workplace:
+    """The Python that runs, with the package as it imports it: for writing a chapter."""
+    own = {name: value for name, value in os.environ.items() if name != "FROMNOISE_DATA"}
+    return Workplace("checkout", Path(sys.executable), lambda _: own)
+
+
+@contextlib.contextmanager
+def only_the_wheel(out: Path) -> Iterator[Workplace]:
+    """An environment with the wheel and what it declares; weights are served from `BOOK`."""
+    wheel = build_wheel(wheels(out))
+    folder = out / "environments" / "book"
+    with clean_environment.locked(folder.parent / "book.lock"):
+        python = clean_environment.make(folder, wheel)
+        marker, stamp = folder / "wheel", digest(wheel)
+        if not marker.exists() or marker.read_text() != stamp:
+            clean_environment.without_package(python)
+            install = ["-m", "pip", "install", "--no-index", "--quiet", str(wheel)]
+            done = clean_environment.run(python, *install)
+            if done.returncode:
+                raise SystemExit(f"The wheel can't be installed:\n{done.stdout}{done.stderr}")
+            marker.write_text(stamp)
+    with served(BOOK) as address:
+
+        def variables(own: Path) -> Mapping[str, str]:
+            shown = clean_environment.variables(own, address)
+            # fonts are found once; the bar of a download has no place on a page
+            return {**shown, "MPLCONFIGDIR": str(folder / "matplotlib"), "TQDM_DISABLE": "1"}
+
+        yield Workplace("wheel", python, variables)
+
+
+def wheels(out: Path) -> Path:
+    """Where the site has the wheel that the notebooks install."""
+    return out / "html" / "_static" / "wheels"
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """`folder` over HTTP while the context lasts; its address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def refresh(out: Path, toc: Path, jobs: int) -> tuple[int, str]:
+    """Execute the stale chapters where only the wheel is: `(how many, what went wrong)`."""
+    cache_path = out / ".jupyter_cache"
+    record = Record(out / "executed.json", place="wheel")
+    out.mkdir(parents=True, exist_ok=True)
+    stale = [c for c in chapters(toc) if not record.fresh(c, cache_path)]
+    if not stale:
         say("Every chapter's outputs are up to date: no cell is executed.")
-        return True
+    else:
+        with only_the_wheel(out) as place:
+            if not execute_all(stale, cache_path, record, jobs, place):
+                return len(stale), "a chapter failed (see above)."
+    return len(stale), ""
+
+
+def execute_all(
+    todo: list[Chapter], cache_path: Path, record: Record, jobs: int, place: Workplace
+) -> bool:
+    """Execute `todo` in `place`, the slowest first, `jobs` at a time; True if none failed."""
     todo = sorted(todo, key=lambda c: -record.seconds(c.docname))
     say(f"Executing {len(todo)} chapter(s), {min(jobs, len(todo))} at a time:")
     good = True
     with ThreadPoolExecutor(jobs) as pool:
-        runs = {pool.submit(execute, chapter): chapter for chapter in todo}
+        runs = {pool.submit(execute, chapter, place): chapter for chapter in todo}
         for run in as_completed(runs):
             chapter = runs[run]
             notebook, seconds, failure = run.result()
@@ -201,21 +295,23 @@ def execute_all(todo: list[Chapter], cache_path: Path, record: Record, jobs: int
     return good
 
 
-def execute(chapter: Chapter) -> tuple[nbformat.NotebookNode | None, float, str]:
+# The numbers on a page are the same on any machine.
+SAME = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "MPLBACKEND": "agg"}
+RUN_NOTEBOOK = Path(__file__).with_name("run_notebook.py")
+
+
+def execute(chapter: Chapter, place: Workplace) -> tuple[nbformat.NotebookNode | None, float, str]:
     """Run one chapter in a process of its own: `(executed notebook, seconds, failure)`."""
     say(f"  {chapter.docname} …")
-    environment = dict(os.environ)
-    environment.pop("FROMNOISE_DATA", None)  # the numbers on a page are the same on any machine
-    environment.update(
-        OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONHASHSEED="0", MPLBACKEND="agg"
-    )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.ipynb"), Path(folder, "out.ipynb")
-        work = Path(folder, "work")
+        work, home = Path(folder, "work"), Path(folder, "home")
         work.mkdir()
+        home.mkdir()
+        environment = {**place.variables(home), **SAME}
         nbformat.write(chapter.notebook, source)
-        command = [sys.executable, __file__, "--run-notebook", str(source), str(target), str(work)]
+        command = [str(place.python), "-I", str(RUN_NOTEBOOK), str(source), str(target), str(work)]
         for _ in range(KERNEL_STARTS):
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode == 0 or NOT_STARTED not in done.stderr:
@@ -236,45 +332,6 @@ def execute(chapter: Chapter) -> tuple[nbformat.NotebookNode | None, float, str]
     code = "\n".join("    | " + text for text in cells[index].source.splitlines())
     trace = failed["traceback"] if sys.stdout.isatty() else ANSI.sub("", failed["traceback"])
     return None, seconds, f"{where}\n{code}\n\n{trace.rstrip()}"
-
-
-def run_notebook(source: Path, target: Path, folder: Path) -> int:
-    """In the child process: execute `source` in `folder`, write `target` or say what failed."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-
-    notebook = nbformat.read(source, as_version=4)
-    current = {"cell": 0}
-    client = NotebookClient(
-        notebook,
-        timeout=600,
-        resources={"metadata": {"path": str(folder)}},
-        on_cell_start=lambda cell, cell_index: current.update(cell=cell_index),
-        allow_errors=True,
-    )
-    trace = ""
-    try:
-        client.execute()
-    except (CellTimeoutError, DeadKernelError) as error:
-        trace = f"{type(error).__name__}: {error}"
-    if not trace:
-        for index, cell in enumerate(notebook.cells):
-            if "raises-exception" in cell.metadata.get("tags", []):
-                continue
-            for output in cell.get("outputs", []):
-                if output.output_type == "error":
-                    trace = "\n".join(output.traceback)
-                elif output.output_type == "stream" and output.name == "stderr":
-                    trace = "The cell writes to stderr, which would show on the page:\n"
-                    trace += output.text
-            if trace:
-                current["cell"] = index
-                break
-    if trace:
-        print(json.dumps({"cell": current["cell"], "traceback": trace}))
-        return 1
-    nbformat.write(notebook, target)
-    return 0
 
 
 def store(
@@ -298,10 +355,14 @@ def store(
 
 
 class Record:
-    """Which key each chapter's outputs were made with, in a small file beside the cache."""
+    """Where and with which key each chapter's outputs were made, in a file beside the cache.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `place` is the name of the workplace in which chapters are executed now; outputs made in
+    another one are not fresh.
+    """
+
+    def __init__(self, path: Path, place: str) -> None:
+        self.path, self.place = path, place
         self.content: dict[str, Any] = {}
         if path.exists():
             self.content = json.loads(path.read_text(encoding="utf-8"))
@@ -314,7 +375,8 @@ class Record:
         """Whether the chapter's outputs are in the cache and made with what is there now."""
         from jupyter_cache import get_cache
 
-        if self.content.get(chapter.docname, {}).get("key") != chapter.key:
+        entry = self.content.get(chapter.docname, {})
+        if (entry.get("key"), entry.get("place")) != (chapter.key, self.place):
             return False
         try:
             get_cache(cache_path).match_cache_notebook(chapter.notebook)
@@ -326,6 +388,7 @@ class Record:
         """Note that the chapter has just been executed."""
         self.content[chapter.docname] = {
             "key": chapter.key,
+            "place": self.place,
             "seconds": round(seconds, 1),
             "executed": time.time(),
         }
@@ -339,13 +402,8 @@ class Record:
 
 def run_checks(out: Path, jobs: int) -> bool:
     """Run the checks whose code changed, and put all results into one file; True if none failed."""
-    folder = PACKAGE / "derivations"
-    modules = {p.stem: p for p in folder.glob("*.py") if p.stem not in ("__init__", *FRAMEWORK)}
-    record: dict[str, Any] = {}
     target = out / "checks.json"
-    if target.exists():
-        record = json.loads(target.read_text(encoding="utf-8"))["modules"]
-    keys = {name: check_key(path) for name, path in modules.items()}
+    record, keys = checked(out), check_keys()
     fresh = {name: entry for name, entry in record.items() if entry["key"] == keys.get(name)}
     stale = sorted(keys.keys() - fresh.keys())
     failures = 0
@@ -374,6 +432,19 @@ def run_checks(out: Path, jobs: int) -> bool:
 
 
 FRAMEWORK = ("checking", "report")
+
+
+def checked(out: Path) -> dict[str, Any]:
+    """What came out of each module's checks when they ran last, with the key of then."""
+    target = out / "checks.json"
+    return json.loads(target.read_text(encoding="utf-8"))["modules"] if target.exists() else {}
+
+
+def check_keys() -> dict[str, str]:
+    """The key of each module of checks, as its code is now."""
+    modules = (PACKAGE / "derivations").glob("*.py")
+    own = (path for path in modules if path.stem not in ("__init__", *FRAMEWORK))
+    return {path.stem: check_key(path) for path in own}
 
 
 def check_key(path: Path) -> str:
@@ -450,11 +521,9 @@ def run_sphinx(
 def build(out: Path, toc: Path, jobs: int) -> int:
     """Execute what is stale, build the pages and say how long each took."""
     start = time.perf_counter()
-    cache_path, record = out / ".jupyter_cache", Record(out / "executed.json")
-    out.mkdir(parents=True, exist_ok=True)
-    stale = [c for c in chapters(toc) if not record.fresh(c, cache_path)]
-    if not execute_all(stale, cache_path, record, jobs):
-        say("The book was not built: a chapter failed (see above).")
+    count, problem = refresh(out, toc, jobs)
+    if problem:
+        say(f"The book was not built: {problem}")
         return 1
     executed = time.perf_counter()
     if not run_checks(out, jobs):
@@ -466,11 +535,11 @@ def build(out: Path, toc: Path, jobs: int) -> int:
     if code:
         say("The book was not built: Sphinx warned (see above), and warnings are errors.")
         return code
-    build_wheel(out / "html" / "_static" / "wheels")  # what the notebooks install
+    build_wheel(wheels(out))  # what the notebooks install
     built = time.perf_counter()
     say(
         f"\nThe book is in {out / 'html'} (open index.html through `make serve`).\n"
-        f"Time: {executed - start:.0f} s executing {len(stale)} chapter(s), "
+        f"Time: {executed - start:.0f} s executing {count} chapter(s), "
         f"{checked - executed:.0f} s checking results, {built - checked:.0f} s building pages, "
         f"{built - start:.0f} s in all."
     )
@@ -488,11 +557,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def main() -> int:
     """Read the command line."""
-    parser = arguments(__doc__)
-    parser.add_argument("--run-notebook", nargs=3, type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.run_notebook:
-        return run_notebook(*options.run_notebook)
+    options = arguments(__doc__).parse_args()
     return build(options.out.resolve(), options.toc.resolve(), options.jobs)
 
 

@@ -12,18 +12,16 @@ import sys
 import time
 from pathlib import Path
 
-from build_book import Record, arguments, chapters, execute_all, run_checks, run_sphinx, say
+from build_book import arguments, refresh, run_checks, run_sphinx, say, wheels
 from build_wheel import build_wheel
 
 
 def build(out: Path, toc: Path, jobs: int) -> int:
     """Write the notebooks, say what they weigh; returns 0 if all went well."""
     start = time.perf_counter()
-    cache_path, record = out / ".jupyter_cache", Record(out / "executed.json")
-    out.mkdir(parents=True, exist_ok=True)
-    stale = [c for c in chapters(toc) if not record.fresh(c, cache_path)]
-    if not execute_all(stale, cache_path, record, jobs):
-        say("The notebooks were not written: a chapter failed (see above).")
+    _, problem = refresh(out, toc, jobs)
+    if problem:
+        say(f"The notebooks were not written: {problem}")
         return 1
     if not run_checks(out, jobs):
         say("The notebooks were not written: a machine check failed (see above).")
@@ -33,7 +31,7 @@ def build(out: Path, toc: Path, jobs: int) -> int:
     if code := run_sphinx(out, toc, checks, builder="notebooks", quiet=True):
         say("The notebooks were not written: Sphinx warned (see above).")
         return code
-    wheel = build_wheel(out / "html" / "_static" / "wheels")
+    wheel = build_wheel(wheels(out))
     for path in sorted((out / "notebooks").rglob("*.ipynb")):
         say(f"  {path.relative_to(out)}: {path.stat().st_size / 1e6:.2f} MB")
     say(

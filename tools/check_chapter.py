@@ -171,11 +171,12 @@ def main() -> int:
         print(line)
     toc = existing_toc(out)
     if not options.no_run:
-        record = build_book.Record(out / "executed.json")
+        place = build_book.checkout()
+        record = build_book.Record(out / "executed.json", place.name)
         cache = out / ".jupyter_cache"
         todo = [c for c in build_book.chapters(toc) if c.docname == docname]
         todo = [c for c in todo if not record.fresh(c, cache)]
-        if not build_book.execute_all(todo, cache, record, jobs=1):
+        if todo and not build_book.execute_all(todo, cache, record, jobs=1, place=place):
             return 1
     warnings = sphinx(out, toc, docname)
     for warning in warnings:

@@ -45,6 +45,28 @@ def house(tmp_path, monkeypatch):
     return tmp_path
 
 
+def run_all(
+    house: Path, chapter: build_book.Chapter, place: build_book.Workplace | None = None
+) -> bool:
+    """Execute the chapter; its outputs go to `house / "cache"`, the record beside it."""
+    place = place or build_book.checkout()
+    record = build_book.Record(house / "executed.json", place.name)
+    return build_book.execute_all([chapter], house / "cache", record, jobs=1, place=place)
+
+
+def fresh(house: Path, chapter: build_book.Chapter, place: str = "checkout") -> bool:
+    return build_book.Record(house / "executed.json", place).fresh(chapter, house / "cache")
+
+
+def printed(house: Path, chapter: build_book.Chapter) -> str:
+    """What the last cell has printed."""
+    from jupyter_cache import get_cache
+
+    _, notebook = get_cache(house / "cache").merge_match_into_notebook(chapter.notebook)
+    (output,) = notebook.cells[-1].outputs
+    return output.text
+
+
 def write(house: Path, *cells: str, prose: str = "") -> build_book.Chapter:
     text = HEADER + prose + "".join(CELL.format(cell) for cell in cells)
     (house / "book" / "one.md").write_text(text, encoding="utf-8")
@@ -88,31 +110,57 @@ def test_imported_modules(house, source, names):
 
 
 def test_execution_is_kept_and_reused(house):
-    cache, record = house / "cache", build_book.Record(house / "executed.json")
     chapter = write(house, "import os, sys\nprint(os.listdir(), 'FROMNOISE_DATA' in os.environ)")
-    assert not record.fresh(chapter, cache)
-    assert build_book.execute_all([chapter], cache, record, jobs=1)
-    again = build_book.Record(house / "executed.json")
-    assert again.fresh(write(house, chapter.notebook.cells[-1].source, prose="New.\n\n"), cache)
-    from jupyter_cache import get_cache
+    assert not fresh(house, chapter)
+    assert run_all(house, chapter)
+    assert fresh(house, write(house, chapter.notebook.cells[-1].source, prose="New.\n\n"))
+    assert not fresh(house, chapter, "wheel")  # outputs of the checkout are not the book's
+    assert printed(house, chapter) == "[] False\n"  # an empty folder, and no folder of data
+    assert not fresh(house, write(house, "print(1)"))
 
-    _, notebook = get_cache(cache).merge_match_into_notebook(chapter.notebook)
-    (output,) = notebook.cells[-1].outputs
-    assert output.text == "[] False\n"  # an empty folder, and no folder of data
-    assert not again.fresh(write(house, "print(1)"), cache)
+
+@pytest.fixture(scope="module")
+def wheel_only():
+    """Where the book is executed, as the build makes it or finds it made."""
+    with build_book.only_the_wheel(ROOT / "_build") as place:
+        yield place
+
+
+def test_the_book_is_executed_where_only_the_wheel_is(wheel_only, house, capsys, monkeypatch):
+    """The package is the wheel's, weights come over HTTP, and nothing undeclared is there."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    monkeypatch.setenv("FROMNOISE_DATA", str(ROOT))
+    cell = (
+        "import fromnoise, os, sys, pathlib\n"
+        "from fromnoise import checkpoints\n"
+        "checkpoints.load('moons-flow')\n"
+        "found = list(pathlib.Path(os.environ['FROMNOISE_CACHE']).rglob('*.safetensors'))\n"
+        "seen = [name for name in ('PYTHONPATH', 'FROMNOISE_DATA') if name in os.environ]\n"
+        "print(fromnoise.__file__, len(found), seen, os.environ['HOME'], any('src' in p for p in "
+        "sys.path))"
+    )
+    chapter = write(house, cell)
+    assert run_all(house, chapter, wheel_only), capsys.readouterr().out
+    file, weights, seen, home, path = printed(house, chapter).split()
+    assert file.startswith(str(wheel_only.python.parents[1].resolve()))
+    assert (weights, seen, path) == ("1", "[]", "False") and home != str(Path.home())
+    assert fresh(house, chapter, "wheel")
+
+    undeclared = write(house, "import hypothesis")  # which the tests need and the package doesn't
+    assert run_all(house, undeclared) and not run_all(house, undeclared, wheel_only)
+    assert "No module named 'hypothesis'" in capsys.readouterr().out
 
 
 def test_failure_names_chapter_cell_line_and_traceback_every_time(house, capsys):
-    cache, record = house / "cache", build_book.Record(house / "executed.json")
     chapter = write(house, "a = 1", "b = 2\nraise ArithmeticError(f'{a + b} is odd')")
     for _ in range(2):
-        assert not build_book.execute_all([chapter], cache, record, jobs=1)
+        assert not run_all(house, chapter)
         said = capsys.readouterr().out
         assert "one FAILED" in said
         line = chapter.path.read_text().splitlines().index("b = 2") + 1
         assert f"book/one.md, code cell 2, line {line}:" in said
         assert "ArithmeticError: 3 is odd" in said and "\x1b[" not in said
-        assert not record.fresh(chapter, cache)
+        assert not fresh(house, chapter)
 
 
 @pytest.mark.parametrize(
@@ -139,26 +187,24 @@ def test_a_kernel_that_did_not_start_is_started_again(
         return real(command, **options)
 
     monkeypatch.setattr(build_book.subprocess, "run", run)
-    chapter, record = write(house, cell), build_book.Record(house / "executed.json")
-    assert build_book.execute_all([chapter], house / "cache", record, jobs=1) == done
+    assert run_all(house, write(house, cell)) == done
     assert len(started) == runs
     assert ("the kernel could not run" in capsys.readouterr().out) == (failures == 3)
 
 
 def test_a_cell_that_writes_to_stderr_fails(house, capsys):
-    record = build_book.Record(house / "executed.json")
     chapter = write(house, "import warnings\nwarnings.warn('deprecated since long')")
-    assert not build_book.execute_all([chapter], house / "cache", record, jobs=1)
+    assert not run_all(house, chapter)
     said = capsys.readouterr().out
     assert "writes to stderr" in said and "deprecated since long" in said
 
 
 def test_record_survives_on_disk(house):
-    record = build_book.Record(house / "executed.json")
+    record = build_book.Record(house / "executed.json", "wheel")
     record.put(write(house, "1"), 12.34)
     content = json.loads((house / "executed.json").read_text())
     assert content["one"]["seconds"] == 12.3
-    assert build_book.Record(house / "executed.json").seconds("one") == 12.3
+    assert build_book.Record(house / "executed.json", "wheel").seconds("one") == 12.3
 
 
 def test_checks_run_again_when_their_code_changes_and_leave_with_it(house, monkeypatch, capsys):

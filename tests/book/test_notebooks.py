@@ -1,15 +1,15 @@
 """The notebooks: they read well, they are the chapters, and they run where only the wheel is.
 
 The texts of a small book that uses every construct and of the real chapters are checked against
-the same rules; every notebook of the real book is run top to bottom in a clean environment.
+the same rules.  The book itself is executed in a clean environment, so what is tested here is that
+a notebook has its chapter's code, that the pages show what came out there, and that the cell which
+installs works; one notebook is run top to bottom as a reader would run it.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import functools
-import http.server
 import importlib.metadata
 import io
 import os
@@ -17,7 +17,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -412,23 +411,8 @@ def built() -> Path:
 @pytest.fixture(scope="session")
 def address(built: Path) -> Iterator[str]:
     """The built site, served over HTTP."""
-    with served(built / "html") as found:
+    with build_book.served(built / "html") as found:
         yield found
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
 
 
 @pytest.mark.parametrize("name", chapters())
@@ -470,7 +454,7 @@ def test_every_formula_is_typeset_without_an_error(built: Path) -> None:
         const marked = typeset.querySelector('[data-mjx-error], mjx-merror');
         return marked ? (marked.getAttribute('data-mjx-error') || marked.textContent) : '';
     })"""
-    with served(mathjax) as address, sync_playwright() as play:
+    with build_book.served(mathjax) as address, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
         page.goto(f"{address}package.json")
@@ -506,42 +490,6 @@ def installs(python: Path, cell: str, folder: Path, address: str) -> str:
     return done.stdout
 
 
-def test_install_cell_installs_from_the_site_and_leaves_the_rest(
-    built: Path, address: str, tmp_path: Path
-) -> None:
-    """pip has no index here: it can take the wheel and what is there already, and nothing more."""
-    python = environment("install", the_wheel(built))
-    clean_environment.without_package(python)
-    cell = read(built, chapters()[0]).cells[1].source
-
-    def installed() -> dict[str, str]:
-        done = clean_environment.run(python, "-m", "pip", "list", "--format", "freeze")
-        return dict(line.split("==") for line in done.stdout.split())
-
-    before = installed()
-    assert "torch" in before and "fromnoise" not in before
-    printed = installs(python, cell, tmp_path, address)
-    assert len(printed.strip().split("\n")) == 1 and address in printed
-    assert installed() == {**before, "fromnoise": importlib.metadata.version("fromnoise")}
-    assert installs(python, cell, tmp_path, address) == ""
-
-
-@pytest.fixture(scope="session")
-def clean_python(built: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean environment with the package from the site's wheel, by the notebooks' own cell."""
-    wheel = the_wheel(built)
-    with clean_environment.locked(BUILD / "environments" / "lock"):
-        python = environment("run", wheel)
-        marker = python.parent.parent / "wheel"
-        stamp = build_wheel.digest(wheel)
-        if not marker.exists() or marker.read_text() != stamp:
-            clean_environment.without_package(python)
-            cell = read(built, chapters()[0]).cells[1].source
-            installs(python, cell, tmp_path_factory.mktemp("home"), address)
-            marker.write_text(stamp)
-    return python
-
-
 RUN = """
 import sys
 import nbformat
@@ -556,21 +504,58 @@ print(notebook.cells[-1].outputs[0].text)
 """
 
 
-@pytest.mark.parametrize("name", chapters())
-def test_chapter_runs_where_only_the_wheel_is(
-    name: str, built: Path, clean_python: Path, address: str, tmp_path: Path
+def shortest_with_weights(built: Path) -> str:
+    """The chapter that loads trained weights and takes the least time."""
+    record = build_book.Record(built / "executed.json", place="wheel")
+    loads = re.compile(r"\bcheckpoints\.load\(")
+    found = [
+        name
+        for name in chapters()
+        if any(loads.search(cell.source) for cell in read(built, name).cells)
+    ]
+    return min(found, key=record.seconds)
+
+
+def test_a_reader_installs_from_the_site_and_runs_a_notebook(
+    built: Path, address: str, tmp_path: Path
 ) -> None:
-    """Top to bottom in an empty folder; trained weights come, verified, from the served site."""
+    """By the notebooks' own first cell, then top to bottom; weights come, verified, over HTTP.
+
+    pip has no index here: it can take the wheel and what is there already, and nothing more.
+    """
+    python = environment("install", the_wheel(built))
+    clean_environment.without_package(python)
+    name = shortest_with_weights(built)
+    cell = read(built, name).cells[1].source
+
+    def installed() -> dict[str, str]:
+        done = clean_environment.run(python, "-m", "pip", "list", "--format", "freeze")
+        return dict(line.split("==") for line in done.stdout.split())
+
+    before = installed()
+    assert "torch" in before and "fromnoise" not in before
+    printed = installs(python, cell, tmp_path, address)
+    assert len(printed.strip().split("\n")) == 1 and address in printed
+    assert installed() == {**before, "fromnoise": importlib.metadata.version("fromnoise")}
+    assert installs(python, cell, tmp_path, address) == ""
+
     work, home = tmp_path / "work", tmp_path / "home"
     work.mkdir()
     home.mkdir()
     variables = clean_environment.variables(home, address)
-    variables["MPLCONFIGDIR"] = str(clean_python.parent.parent / "matplotlib")
     path = built / "notebooks" / f"{name}.ipynb"
-    done = clean_environment.run(
-        clean_python, "-c", RUN, str(path), str(work), cwd=work, env=variables
-    )
+    done = clean_environment.run(python, "-c", RUN, str(path), str(work), cwd=work, env=variables)
     assert done.returncode == 0, done.stderr[-6000:]
-    assert done.stdout.strip().startswith(str(clean_python.parent.parent.resolve()))
-    if re.search(r"\bcheckpoints\.load\(", "\n".join(c.source for c in read(built, name).cells)):
-        assert list((home / "cache").rglob("*.safetensors"))
+    assert done.stdout.strip().startswith(str(python.parents[1].resolve()))
+    assert list((home / "cache").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", chapters())
+def test_pages_show_what_came_out_where_only_the_wheel_is(name: str, built: Path) -> None:
+    """The book executed the notebook's own code, as it is now, in such an environment.
+
+    That code is the same, `test_chapter_reads_well` sees; what the environment is, `test_build`.
+    """
+    record = build_book.Record(built / "executed.json", place="wheel")
+    (chapter,) = (c for c in build_book.chapters(ROOT / "_toc.yml") if c.docname == name)
+    assert record.fresh(chapter, built / ".jupyter_cache")

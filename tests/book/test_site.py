@@ -597,36 +597,40 @@ PENDING_SEEN = """[...document.querySelectorAll("article .math:not(.typeset)")]
   .filter(box => box.bottom > 0 && box.top < innerHeight).length"""
 
 
-@needs_browser
-def test_first_screen_is_typeset_within_a_second(formulas, browser):
-    """On two cores, from a local server.
+SEEN = """[...document.querySelectorAll("article .math.typeset")]
+  .map(e => e.getBoundingClientRect())
+  .filter(box => box.bottom > 0 && box.top < innerHeight).length"""
+# What the page has done when its first screen is shown, noted at that very moment.
+WORK = f"""const mark = performance.mark.bind(performance);
+  performance.mark = (name, ...rest) => {{
+    if (name === "fn-first-screen") window.work = {{
+      typeset: document.querySelectorAll("article .math.typeset").length,
+      seen: {SEEN},
+      pending: {PENDING_SEEN},
+      later: document.querySelectorAll('script[type="text/later"]').length,
+      files: performance.getEntriesByType("resource")
+        .map(entry => [entry.name.split("/").pop(), entry.encodedBodySize]) }};
+    return mark(name, ...rest); }};"""
 
-    The best of several loads counts.  Where other work takes the cores, a wall clock says nothing
-    about the page; there the time that the page's own thread has computed must be well below.
-    """
-    seconds, computed = [], []
-    for attempt in range(6):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        page = context.new_page()
-        page.add_init_script(SHIFT)
-        session = context.new_cdp_session(page)
-        session.send("Performance.enable", {"timeDomain": "threadTicks"})
-        page.goto(formulas[1], wait_until="commit")
-        page.wait_for_function(FIRST)
-        metrics = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
-        computed.append(metrics["TaskDuration"])
-        mark = "performance.getEntriesByName('fn-first-screen')[0].startTime / 1000"
-        seconds.append(page.evaluate(mark))
-        assert page.evaluate(PENDING_SEEN) == 0
-        if attempt == 0:
-            page.wait_for_function(f"{PENDING} === 0", timeout=90_000)  # when the browser is idle
-            assert page.locator("mjx-container").count() >= 450
-            assert page.evaluate("window.shift") <= 0.02
-        context.close()
-        if seconds[-1] <= 1:
-            break
-    crowded = os.getloadavg()[0] > (os.cpu_count() or 1)
-    assert min(seconds) <= 1 or (crowded and min(computed) <= 0.8), (seconds, computed)
+
+@needs_browser
+def test_the_first_screen_waits_for_its_own_formulas_only(formulas, browser):
+    """How long it takes depends on the machine: `benchmarks/page.py`.  What is done does not."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.add_init_script(SHIFT)
+    page.add_init_script(WORK)
+    page.goto(formulas[1], wait_until="commit")
+    page.wait_for_function(FIRST)
+    work = page.evaluate("window.work")
+    assert work["pending"] == 0 and work["seen"] >= 10
+    assert work["typeset"] <= 1.5 * work["seen"]  # of 450; typesetting one moves those below
+    assert work["later"] >= 1, "the theme's scripts come when there is something to see"
+    sizes = dict(work["files"])
+    assert sum(sizes.values()) <= 2_200_000, sizes  # not compressed here; MathJax is 1.16 MB
+    page.wait_for_function(f"{PENDING} === 0", timeout=90_000)  # when the browser is idle
+    assert page.locator("mjx-container").count() >= 450
+    assert page.evaluate("window.shift") <= 0.02
+    page.close()
 
 
 @needs_browser

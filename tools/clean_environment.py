@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import site
 import subprocess
 import sys
 import venv
@@ -81,14 +80,13 @@ def make(folder: Path, wheel: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=False, symlinks=True)
     (target,) = (folder / "lib").glob("python3.*/site-packages")
-    (source,) = {Path(path).resolve() for path in site.getsitepackages() if Path(path).is_dir()}
     for distribution in parts.values():
         for file in distribution.files or []:
             where = Path(os.path.normpath(target / file))
             if where.parent == folder / "bin" or not where.is_relative_to(folder):
                 continue  # scripts name the Python they belong to
             where.parent.mkdir(parents=True, exist_ok=True)
-            _link(Path(os.path.normpath(source / file)), where)
+            _link(Path(os.path.normpath(distribution.locate_file(file))), where)
     marker.write_text(key)
     return python
 
