@@ -39,7 +39,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -141,22 +141,9 @@ def imported_modules(source: str, package: str = "fromnoise") -> set[Path]:
 
     Lines of IPython magic are left out.  A name that may be a module or a member counts as both.
     """
-    lines = [re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in source.splitlines()]
-    try:
-        tree = ast.parse("\n".join(lines))
-    except SyntaxError:
+    names = imported_names(source, package)
+    if names is None:
         return set(PACKAGE.rglob("*.py"))  # the cell will say what is wrong; depend on everything
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")
-                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [base])])
-            names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)
     found: set[Path] = set()
     for name in names:
         parts = name.split(".")
@@ -168,6 +155,28 @@ def imported_modules(source: str, package: str = "fromnoise") -> set[Path]:
                 if path.is_file() and PACKAGE in path.parents:
                     found.add(path)
     return found
+
+
+@functools.cache  # all chapters import much the same modules, which import each other
+def imported_names(source: str, package: str) -> frozenset[str] | None:
+    """The dotted names that `source` imports; None if it can't be parsed."""
+    lines = [re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in source.splitlines()]
+    try:
+        tree = ast.parse("\n".join(lines))
+    except SyntaxError:
+        return None
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [base])])
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return frozenset(names)
 
 
 def closure(files: Iterable[Path]) -> set[Path]:
@@ -518,6 +527,41 @@ def run_sphinx(
     return 0
 
 
+SOURCES = ("book", "src", "tools", "docs")  # folders; what lies at the top counts too
+
+
+def pages_key(out: Path, toc: Path) -> str:
+    """Everything that the pages are made from, as a hash."""
+    installed = sorted(f"{d.name}=={d.version}" for d in distributions())
+    digest = hashlib.sha256(repr((installed, os.environ.get("GITHUB_REPOSITORY"))).encode())
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in SOURCES:
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    for path in [*sorted(files), toc, out / "executed.json", out / "checks.json"]:
+        if "__pycache__" in path.parts or not path.exists():
+            continue
+        digest.update(str(path).encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def write_pages(out: Path, toc: Path, builder: str = "html", *, quiet: bool = False) -> int:
+    """Run Sphinx with `builder`, unless it has run on just this; returns 0 if all went well.
+
+    Sphinx alone would write the pages of the tags anew every time, which takes a minute.
+    """
+    stamp, key = out / f"{builder}.key", pages_key(out, toc)
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == key and (out / builder).is_dir():
+        say("They are up to date.")
+        return 0
+    stamp.unlink(missing_ok=True)
+    checks = {"citable_checks": str(out / "checks.json")}
+    code = run_sphinx(out, toc, checks, builder=builder, quiet=quiet)
+    if code == 0:
+        stamp.write_text(key, encoding="utf-8")
+    return code
+
+
 def build(out: Path, toc: Path, jobs: int) -> int:
     """Execute what is stale, build the pages and say how long each took."""
     start = time.perf_counter()
@@ -531,8 +575,7 @@ def build(out: Path, toc: Path, jobs: int) -> int:
         return 1
     checked = time.perf_counter()
     say("Building the pages …")
-    code = run_sphinx(out, toc, {"citable_checks": str(out / "checks.json")})
-    if code:
+    if code := write_pages(out, toc):
         say("The book was not built: Sphinx warned (see above), and warnings are errors.")
         return code
     build_wheel(wheels(out))  # what the notebooks install

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from build_book import arguments, refresh, run_checks, run_sphinx, say, wheels
+from build_book import arguments, refresh, run_checks, say, wheels, write_pages
 from build_wheel import build_wheel
 
 
@@ -27,8 +27,7 @@ def build(out: Path, toc: Path, jobs: int) -> int:
         say("The notebooks were not written: a machine check failed (see above).")
         return 1
     say("Writing the notebooks …")
-    checks = {"citable_checks": str(out / "checks.json")}
-    if code := run_sphinx(out, toc, checks, builder="notebooks", quiet=True):
+    if code := write_pages(out, toc, "notebooks", quiet=True):
         say("The notebooks were not written: Sphinx warned (see above).")
         return code
     wheel = build_wheel(wheels(out))

@@ -259,3 +259,37 @@ def test_lint_sees_what_a_chapter_must_not_do(tmp_path):
     found = "\n".join(check_chapter.lint(path))
     for phrase in ("without a :label:", "by hand", "no grade", "no solution", "\\eqref", "six"):
         assert phrase in found, phrase
+
+
+def test_pages_are_written_again_when_anything_they_are_made_from_changes(house, monkeypatch):
+    out, toc, ran, code = house / "_build", house / "_toc.yml", [], 0
+
+    def run(out, toc, overrides, *, builder, quiet):
+        ran.append(builder)
+        (out / builder).mkdir(parents=True, exist_ok=True)
+        return code
+
+    monkeypatch.setattr(build_book, "run_sphinx", run)
+    out.mkdir()
+
+    def runs(builder: str = "html") -> int:
+        before = len(ran)
+        assert build_book.write_pages(out, toc, builder) == code
+        return len(ran) - before
+
+    write(house, "1")
+    assert (runs(), runs(), runs("notebooks"), runs("notebooks"), runs()) == (1, 0, 1, 0, 0)
+    write(house, "1", prose="New.\n\n")
+    assert (runs(), runs()) == (1, 0)
+    for path in (out / "executed.json", out / "checks.json", house / "_config.yml"):
+        path.write_text("{}")
+        assert (runs(), runs()) == (1, 0), path
+    (house / "src" / "fromnoise" / "d.py").write_text("x = 2\n")  # pages show its source
+    assert (runs(), runs()) == (1, 0)
+    monkeypatch.setenv("GITHUB_REPOSITORY", "reader/fork")
+    assert (runs(), runs()) == (1, 0)
+    (out / "html").rmdir()
+    assert (runs(), runs()) == (1, 0)
+    code = 1
+    (house / "_config.yml").write_text("{wrong}")
+    assert (runs(), runs()) == (1, 1), "what failed is written again"
