@@ -161,6 +161,7 @@ def sampler_cost(result: dict) -> str:
 def training(result: dict) -> str:
     """Throughput and loss of small image models, ours and the peers'."""
     threads = result["machine"]["threads"]
+    compared = "processor time" if threads == 1 else "time by the clock"
     options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in result["options"].items())
     parts = [
         "## Training image models\n",
@@ -169,10 +170,10 @@ def training(result: dict) -> str:
         "in the loop of its library's example. Ours folds 2 × 2 pixels into channels first, which "
         "at equal parameters is several times fewer operations; *folded* are the peers' networks "
         "on the same folded images. All take a step in turn; "
-        f"{threads} thread{'s' if threads > 1 else ''}. Images per second of processor time "
-        "(median) and by the clock, which counts what else the machine did; and how many times "
-        "more processor time than ours an image takes (median of the "
-        "ratios within a round; above 1: ours is faster).\n",
+        f"{threads} thread{'s' if threads > 1 else ''}. Images per second of processor time, in "
+        "which threads that wait for each other count too, and by the clock, which counts what "
+        f"else the machine did (medians); and how many times more {compared} than ours an image "
+        "takes (median of the ratios within a round; above 1: ours is faster).\n",
     ]
     for size, found in result["throughput"].items():
         rows = []
