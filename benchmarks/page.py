@@ -2,12 +2,12 @@
 
     python benchmarks/page.py [--loads 5]    after `make book`; writes results/page.json
 
-Each chapter of the built book is opened in headless Chromium, 1280 x 900 pixels,
-from a local server, with nothing kept from before; pages take turns.  Two times, the median of the
-loads: on the clock until the first screen is typeset and shown, and the processor time that the
-page's own thread has used by then, which other work on the machine lengthens less.  Beside them,
-in the same browser and from the same server, an empty page with one formula and the whole of
-MathJax, typeset as its documentation says: what nobody can undercut who sends MathJax.
+Each chapter of the built book is opened in headless Chromium, 1280 x 900 pixels, from a local
+server, with nothing kept from before; pages take turns.  Two times, the median of the loads: on the
+clock until the first screen is typeset and shown, and the processor time that the page's own thread
+has used by then, which other work on the machine lengthens less.  Beside them, in the same browser
+and from the same server, an empty page with one formula and the whole of MathJax, typeset as its
+documentation says: what nobody can undercut who sends MathJax.
 """
 
 from __future__ import annotations
@@ -67,18 +67,16 @@ def load(browser: Browser, address: str) -> tuple[float, float]:
 
 def measure(loads: int) -> dict[str, Any]:
     """The medians over the loads, page by page; in each round every page is opened once."""
-    names = [BARE, *chapters()]
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    files = {BARE: "bare.html", **{name: f"{name}.html" for name in chapters()}}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in files}
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with build_book.served(SITE) as address, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         version = browser.version
-        for name in names[:2]:  # the browser's own first time
-            load(browser, f"{address}{'bare' if name == BARE else name}.html")
+        load(browser, f"{address}bare.html")  # the browser's own first time
         for _ in range(loads):
-            for name in names:
-                found = load(browser, f"{address}{'bare' if name == BARE else name}.html")
-                times[name].append(found)
+            for name, file in files.items():
+                times[name].append(load(browser, f"{address}{file}"))
         browser.close()
     pages = {
         name: {

@@ -532,7 +532,7 @@ def run_sphinx(
     return 0
 
 
-SOURCES = ("book", "src", "tools", "docs")  # folders; what lies at the top counts too
+SOURCES = ("book", "src", "tools")  # folders; what lies at the top counts too
 
 
 def pages_key(out: Path, toc: Path) -> str:
